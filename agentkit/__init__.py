@@ -1,0 +1,147 @@
+"""agentkit: a ZeroMQ peer-to-peer agent runtime. Everything that agent authors need is importable from here.
+
+from agentkit import BaseAgent, rpc
+
+class Greeter(BaseAgent):
+    @rpc
+    async def greet(self, name: str) -> str:
+        return f"hello {name}"
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from agentkit._version import VERSION
+
+__version__: Final = VERSION
+
+if TYPE_CHECKING:
+    from agentkit.agent.base import BaseAgent as BaseAgent
+    from agentkit.agent.base import NotRunning as NotRunning
+    from agentkit.agent.handlers import every as every
+    from agentkit.agent.handlers import health_check as health_check
+    from agentkit.agent.handlers import rpc as rpc
+    from agentkit.client import BlockingClient as BlockingClient
+    from agentkit.client import Client as Client
+    from agentkit.errors import (
+        AgentkitError as AgentkitError,
+    )
+    from agentkit.errors import (
+        AgentUnknown as AgentUnknown,
+    )
+    from agentkit.errors import (
+        BadRequest as BadRequest,
+    )
+    from agentkit.errors import (
+        CallCancelled as CallCancelled,
+    )
+    from agentkit.errors import (
+        CallError as CallError,
+    )
+    from agentkit.errors import (
+        ConfigError as ConfigError,
+    )
+    from agentkit.errors import (
+        DeadlineExceeded as DeadlineExceeded,
+    )
+    from agentkit.errors import (
+        Draining as Draining,
+    )
+    from agentkit.errors import (
+        Forbidden as Forbidden,
+    )
+    from agentkit.errors import (
+        HandlerError as HandlerError,
+    )
+    from agentkit.errors import (
+        InternalError as InternalError,
+    )
+    from agentkit.errors import (
+        NoNode as NoNode,
+    )
+    from agentkit.errors import (
+        NotFound as NotFound,
+    )
+    from agentkit.errors import (
+        Overloaded as Overloaded,
+    )
+    from agentkit.errors import (
+        PeerLost as PeerLost,
+    )
+    from agentkit.errors import (
+        StartupError as StartupError,
+    )
+    from agentkit.errors import (
+        TooLarge as TooLarge,
+    )
+    from agentkit.errors import (
+        Unauthenticated as Unauthenticated,
+    )
+    from agentkit.errors import (
+        UnknownMethod as UnknownMethod,
+    )
+    from agentkit.errors import (
+        Unreachable as Unreachable,
+    )
+    from agentkit.errors import (
+        UnsupportedVersion as UnsupportedVersion,
+    )
+    from agentkit.names import AgentId as AgentId
+    from agentkit.resilience.deadline import Deadline as Deadline
+    from agentkit.settings import AgentConfig as AgentConfig
+
+#: Public name -> where it lives. Imported on first use: a program that needs only names and errors (the command line, which must
+#: answer in 100 ms) does not pay 250 ms for ZeroMQ and pydantic.
+_HOMES: Final = {
+    # authors' classes and marks
+    "BaseAgent": "agentkit.agent.base",
+    "NotRunning": "agentkit.agent.base",
+    "every": "agentkit.agent.handlers",
+    "health_check": "agentkit.agent.handlers",
+    "rpc": "agentkit.agent.handlers",
+    "AgentConfig": "agentkit.settings",
+    # calls from scripts
+    "BlockingClient": "agentkit.client",
+    "Client": "agentkit.client",
+    # what a call can end with
+    "AgentkitError": "agentkit.errors",
+    "AgentUnknown": "agentkit.errors",
+    "BadRequest": "agentkit.errors",
+    "CallCancelled": "agentkit.errors",
+    "CallError": "agentkit.errors",
+    "ConfigError": "agentkit.errors",
+    "DeadlineExceeded": "agentkit.errors",
+    "Draining": "agentkit.errors",
+    "Forbidden": "agentkit.errors",
+    "HandlerError": "agentkit.errors",
+    "InternalError": "agentkit.errors",
+    "NoNode": "agentkit.errors",
+    "NotFound": "agentkit.errors",
+    "Overloaded": "agentkit.errors",
+    "PeerLost": "agentkit.errors",
+    "StartupError": "agentkit.errors",
+    "TooLarge": "agentkit.errors",
+    "Unauthenticated": "agentkit.errors",
+    "UnknownMethod": "agentkit.errors",
+    "Unreachable": "agentkit.errors",
+    "UnsupportedVersion": "agentkit.errors",
+    # values
+    "AgentId": "agentkit.names",
+    "Deadline": "agentkit.resilience.deadline",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'agentkit' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

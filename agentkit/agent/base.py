@@ -1,0 +1,197 @@
+"""BaseAgent: what authors subclass. Attributes, hooks and calls; how it is run is runtime.py's."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, NoReturn, Protocol
+
+from pydantic import ValidationError
+
+from agentkit.agent.blocking import BlockingCaller
+from agentkit.agent.caller import Caller, PeerProxy
+from agentkit.agent.context import serving
+from agentkit.agent.handlers import Method, methods_of
+from agentkit.errors import AgentkitError, ConfigError
+from agentkit.observe.log import Logger, get_logger
+from agentkit.resilience.deadline import Deadline
+from agentkit.settings import AgentConfig, AgentSettings
+
+Severity = Literal["info", "warning", "error", "critical"]
+
+#: Severity -> level of the log line.
+_LEVELS: Final[Mapping[str, str]] = {"info": "info", "warning": "warning", "error": "error", "critical": "critical"}
+
+
+class Wiring(Protocol):
+    """What the runtime gives a running agent."""
+
+    caller: Caller
+    blocking_caller: BlockingCaller
+    loop: asyncio.AbstractEventLoop
+    running: bool
+    start_time: float
+
+    @property
+    def port(self) -> int: ...
+    @property
+    def health_port(self) -> int | None: ...
+    def report_error(self, severity: str, message: str) -> None: ...
+
+
+class NotRunning(AgentkitError, RuntimeError):
+    """Something that needs the running agent was used before `on_start` or after `on_stop`."""
+
+
+class BaseAgent:
+    """One agent: one process, one inbox, one health port.
+
+        class Greeter(BaseAgent):
+            @rpc
+            async def greet(self, name: str) -> str:
+                return f"hello {name}"
+
+    The order of a life: `__init__`, `on_start`, every `@health_check` once, ready (calls arrive from here on), `run` and `@every`
+    beside the calls, then on SIGTERM or SIGINT: new calls are sent elsewhere, running ones finish, `run` and `@every` are
+    cancelled, `on_stop`."""
+
+    #: The agent's own settings: a subclass of AgentConfig inside the agent. Validated before the fleet starts.
+    Config: ClassVar[type[AgentConfig]] = AgentConfig
+
+    #: `@rpc` methods by name; filled in for every subclass.
+    methods: ClassVar[Mapping[str, Method]] = {}
+
+    name: str  #: as in the fleet file
+    machine: str
+    instance: str  #: `name#slot`, just the name for slot 0
+    config: Any  #: an instance of the agent's Config
+    logger: Logger  #: thread-safe; used like the standard library's
+    data_dir: Path  #: for files of its own; exists once `on_start` runs
+    secrets: Mapping[str, str]  #: name -> value, from files or environment, never from the fleet file
+    _wiring: Wiring | None = None
+
+    def __init__(self) -> None:
+        """Runs after the fork and before the event loop, in the main thread; the attributes above are set already.
+
+        May be overridden, with or without calling this one. No time limit but the start's. Raising fails the agent."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.methods = methods_of(cls)
+
+    # -- hooks for authors --------------------------------------------------------------------------------------------
+
+    async def on_start(self) -> None:
+        """Prepare to take calls: open, load, connect. On the event loop, before READY, within the start's time limit.
+
+        Calls to dependencies work. Raising fails the agent: traceback in its log, reason in `status`."""
+
+    async def on_stop(self) -> None:
+        """Close what `on_start` opened. On the event loop, when no call runs any more, within the grace period.
+
+        Also runs when `on_start` raised. Raising is logged and does not keep the agent from stopping."""
+
+    # `async def run(self)`: defined by authors who need a main task. Started after READY; returning ends it (and, where the
+    # fleet says `kind: task`, completes the agent), raising fails the agent; cancelled before `on_stop`.
+
+    # -- for authors to use -------------------------------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        """Where the inbox listens."""
+        return self._wired.port
+
+    @property
+    def health_port(self) -> int | None:
+        """Where health and metrics are served; None: nowhere."""
+        return self._wired.health_port
+
+    @property
+    def running(self) -> bool:
+        """Whether it takes calls: true from READY until it is told to stop. Threads may watch it."""
+        return self._wiring is not None and self._wiring.running
+
+    @property
+    def start_time(self) -> float:
+        """When this process began to start the agent, in seconds since the epoch."""
+        return self._wired.start_time
+
+    @property
+    def deadline(self) -> Deadline | None:
+        """Of the call being handled, on the loop and in the thread of a plain `def`; None outside of handlers."""
+        call = serving()
+        return call.deadline if call is not None else None
+
+    async def call(
+        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None
+    ) -> Any:
+        """Call another agent and return its plain result; see Caller.call. From any thread that has an event loop."""
+        wired = self._wired
+        if asyncio.get_running_loop() is wired.loop:
+            return await wired.caller.call(target, method, arguments, timeout=timeout)
+        call = wired.caller.call(target, method, arguments, timeout=timeout)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, wired.loop))
+
+    def peer(self, target: str, *, timeout: float | None = None) -> PeerProxy:
+        """Another agent's methods as methods: `await self.peer("Summarizer").summarize(text=...)`. On the event loop."""
+        return self._wired.caller.peer(target, timeout=timeout)
+
+    @property
+    def blocking(self) -> BlockingCaller:
+        """The same calls for threads and plain `def` handlers: `self.blocking.peer("X").method(...)`, `self.blocking.call(...)`."""
+        return self._wired.blocking_caller
+
+    def report_error(self, severity: Severity, message: str, **context: Any) -> None:
+        """Tell operators that something went wrong: a log line with `context`, and the last error that `status` shows.
+
+        From any thread. Never raises and never blocks."""
+        level = _LEVELS.get(severity, "error")
+        getattr(self.logger, level)(message, **{"severity": severity, **context})
+        if self._wiring is not None:
+            self._wiring.report_error(severity, message)
+
+    @classmethod
+    def main(cls) -> NoReturn:
+        """Run this agent from its own file: `python agents/x.py --help`."""
+        from agentkit.main import main
+
+        sys.exit(main(cls))
+
+    # -- for the runtime ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _from_settings(cls, settings: AgentSettings, secrets: Mapping[str, str]) -> BaseAgent:
+        """An instance whose attributes are set before its `__init__` runs. ConfigError when its config is wrong."""
+        agent = cls.__new__(cls)
+        agent.name = settings.id.name
+        agent.machine = settings.id.machine
+        agent.instance = settings.id.instance
+        agent.config = _checked(cls.Config, settings.config)
+        agent.logger = get_logger(settings.id.name)
+        agent.data_dir = settings.data_dir
+        agent.secrets = dict(secrets)
+        agent.__init__()  # type: ignore[misc]
+        return agent
+
+    @property
+    def _wired(self) -> Wiring:
+        if self._wiring is None:
+            raise NotRunning(
+                f"{type(self).__name__} is not running: calls and ports are there from on_start until on_stop"
+            )
+        return self._wiring
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {getattr(self, 'machine', '?')}/{getattr(self, 'instance', '?')}>"
+
+
+def _checked(model: type[AgentConfig], config: Mapping[str, Any]) -> AgentConfig:
+    try:
+        return model.model_validate(dict(config))
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False, include_context=False)
+        at = f"config.{'.'.join(map(str, errors[0]['loc']))}" if errors[0]["loc"] else "config"
+        others = "; ".join(f"config.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors[1:])
+        raise ConfigError(at=at, got=errors[0]["input"], want=errors[0]["msg"], fix=others) from exc

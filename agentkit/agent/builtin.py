@@ -1,0 +1,26 @@
+"""Methods that every agent has. Their names hold a dot, which no author's method can."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from agentkit.agent.handlers import Method, Rpc
+
+#: Asked by `Client.describe` and `agentkit describe`.
+DESCRIBE: Final = "agentkit.describe"
+
+
+async def _describe(agent: Any) -> dict[str, Any]:
+    """What the agent is and which methods it has, with JSON Schemas of arguments and results."""
+    return {
+        "name": agent.name,
+        "instance": agent.instance,
+        "machine": agent.machine,
+        "type": f"{type(agent).__module__}.{type(agent).__qualname__}",
+        "doc": type(agent).__doc__ or "",
+        "methods": {name: method.describe() for name, method in sorted(type(agent).methods.items())},
+    }
+
+
+#: By name, to be merged with the author's. Made on import: a fork server pays for it once.
+BUILTIN_METHODS: Final = {DESCRIBE: Method(DESCRIBE, _describe, Rpc(idempotent=True))}

@@ -1,0 +1,65 @@
+"""What a handler may ask about the call that it is serving."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import Any
+
+from agentkit.agent.handlers import Method
+from agentkit.errors import CallError
+from agentkit.resilience.deadline import Deadline
+from agentkit.transport.peer import Inbound
+
+
+class Serving:
+    """One request that runs or waits for its turn; what `current_call` holds in its handler, on the loop or a worker thread.
+
+    One object per call instead of three (request, limits, context) saved 4 us of 33."""
+
+    __slots__ = (
+        "arguments",
+        "at_s",
+        "has_begun",
+        "inbound",
+        "is_over",
+        "key",
+        "method",
+        "started_s",
+        "task",
+        "thread",
+        "tick",
+        "why_cancelled",
+    )
+
+    def __init__(self, key: int, inbound: Inbound, method: Method, arguments: dict[str, Any], at_s: float) -> None:
+        self.key = key  #: its number in the dispatcher; request ids repeat over channels
+        self.inbound = inbound
+        self.method = method
+        self.arguments = arguments
+        self.at_s = at_s  #: its deadline on the monotonic clock
+        self.started_s = 0.0
+        self.task: asyncio.Task[None] | None = None
+        self.thread: asyncio.Future[Any] | None = None  #: of a plain `def`: done when its worker thread is free again
+        self.tick = 0
+        self.has_begun = False
+        self.is_over = False  #: the handler returned; what it left behind (a background task) has no deadline any more
+        self.why_cancelled: CallError | None = None
+
+    @property
+    def deadline(self) -> Deadline:
+        return Deadline(self.at_s)
+
+    def __str__(self) -> str:
+        """The task id of log lines."""
+        return f"{self.inbound.peer.name or 'plain'}:{self.inbound.id}"
+
+
+#: Unset outside of handlers.
+current_call: ContextVar[Serving | None] = ContextVar("agentkit_call", default=None)
+
+
+def serving() -> Serving | None:
+    """The call in whose name this code runs; None outside of handlers, and in tasks that outlived theirs."""
+    call = current_call.get()
+    return call if call is not None and not call.is_over else None

@@ -1,0 +1,370 @@
+"""From a request to its answer: find the method, check arguments and budget, run, answer exactly once.
+
+On the event loop only; what may block runs on worker threads. Knows nothing of sockets beyond the Inbox that it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol
+
+from agentkit.agent.context import Serving, current_call
+from agentkit.agent.handlers import Method
+from agentkit.clock import now_s
+from agentkit.errors import (
+    BadRequest,
+    CallCancelled,
+    CallError,
+    DeadlineExceeded,
+    HandlerError,
+    InternalError,
+    Overloaded,
+    UnknownMethod,
+)
+from agentkit.observe.log import get_logger, task_id
+from agentkit.resilience.admission import Gate
+from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, DeadlineQueue
+from agentkit.transport.peer import Inbound
+from agentkit.wire import values
+from agentkit.wire.plain import HEALTH_VERBS
+
+log = get_logger("agentkit.dispatch")
+
+#: Async handlers that run at once; more wait their turn.
+MAX_RUNNING: Final = 64
+#: Plain `def` handlers that run at once: each has a thread.
+MAX_THREADS: Final = 8
+#: Requests that may wait for their turn; above that they are refused as `overloaded`.
+MAX_WAITING: Final = 1024
+
+Handler = Callable[..., Any]
+
+
+class Answers(Protocol):
+    """Where answers go (transport.inbox.Inbox)."""
+
+    def answer(self, inbound: Inbound, value: object) -> None: ...
+    def refuse(self, inbound: Inbound, error: CallError) -> None: ...
+
+
+class Meter(Protocol):
+    """Who counts (observe.metrics.AgentMetrics)."""
+
+    def finished(self, method: str, seconds: float, outcome: str) -> None: ...
+
+
+class Dispatcher:
+    """Runs the methods of one object. Implements transport.inbox.Receiver."""
+
+    def __init__(
+        self,
+        owner: object,
+        methods: Mapping[str, Method],
+        meter: Meter,
+        *,
+        fallback: Method | None = None,
+        plain_health: Callable[[], dict[str, Any]] = dict,
+        max_running: int = MAX_RUNNING,
+    ) -> None:
+        self.answers: Answers | None = None  #: set as soon as the inbox exists
+        self.methods = methods
+        self.on_counted: Callable[[], None] = lambda: None  #: a request was answered or refused
+        self.last_progress_s: float | None = None
+        self.threads_stuck = 0
+        every = (*methods.values(), fallback) if fallback else methods.values()
+        self._bound: dict[str, Handler] = {m.name: functools.partial(m.function, owner) for m in every}
+        self._async_gate: Gate[Serving] = Gate("handlers", max_running, MAX_WAITING)
+        self._thread_gate: Gate[Serving] = Gate("threads", MAX_THREADS, MAX_WAITING)
+        self._gates = {m.name: self._gates_of(m) for m in every}
+        self._lower = {name.lower(): name for name in methods}
+        self._meter = meter
+        self._fallback = fallback
+        self._plain_health = plain_health
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = DeadlineQueue(self._loop, self._on_deadline)
+        self._next_key = 1
+        self._works: dict[int, Serving] = {}
+        self._threads: ThreadPoolExecutor | None = None
+        self._warned: set[tuple[str, str]] = set()
+        self._shows_tracebacks = bool(os.environ.get("AGENTKIT_DEBUG"))
+
+    # -- Receiver -----------------------------------------------------------------------------------------------------
+
+    def request(self, inbound: Inbound) -> None:
+        """Take a request: it is answered here at once when it can't run, later when it can."""
+        try:
+            work = self._prepare(inbound)
+        except CallError as error:
+            self._refuse(inbound, error)
+            return
+        except Exception as exc:
+            # an annotation that can't be resolved, a type without a schema: the caller must hear of it, and others be served
+            log.error("request.failed", method=inbound.method[:100], exc_info=exc)
+            self._refuse(inbound, InternalError(f"{type(exc).__name__}: {exc}"))
+            return
+        if work is None:
+            return
+        inbound.work = work
+        self._works[work.key] = work
+        work.tick = self._deadlines.add(work.key, work.at_s)
+        self._admit(work)
+
+    def abandon(self, inbound: Inbound) -> None:
+        """Its caller has gone: cancel it."""
+        work: Serving | None = inbound.work
+        if work is not None:
+            self._cancel(work, CallCancelled("the caller has gone"))
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that run or wait."""
+        return len(self._works)
+
+    def cancel_all(self, why: str) -> None:
+        """The agent stops: what still runs is cancelled and its callers are told."""
+        for work in tuple(self._works.values()):
+            self._cancel(work, CallCancelled(why))
+
+    async def idle(self, limit_s: float) -> bool:
+        """Wait until every handler has returned, those of callers that have gone included; whether they did. Threads that are
+        past their deadline are not waited for."""
+        tasks = [work.task for work in self._works.values() if work.task is not None]
+        if not tasks:
+            return True
+        _, left = await asyncio.wait(tasks, timeout=limit_s)
+        return not left
+
+    def close(self) -> None:
+        """Forget timers and threads. A thread that is stuck is left behind: nothing can end it."""
+        self._deadlines.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # -- before it runs -----------------------------------------------------------------------------------------------
+
+    def _prepare(self, inbound: Inbound) -> Serving | None:
+        if inbound.plain is not None:
+            return self._prepare_plain(inbound)
+        method = self.methods.get(inbound.method)
+        if method is None:
+            raise UnknownMethod(f"no method {inbound.method!r}", details={"methods": sorted(self.methods)})
+        try:
+            arguments = values.unpack(inbound.body)
+        except values.Undecodable as exc:
+            raise BadRequest(f"{inbound.method}: {exc}") from exc
+        budget_ms = inbound.budget_ms
+        timeout_s = method.options.timeout_s if budget_ms is None else budget_ms / 1000
+        return self._work(inbound, method, method.check(arguments), timeout_s)
+
+    def _prepare_plain(self, inbound: Inbound) -> Serving | None:
+        asked = inbound.plain
+        assert asked is not None
+        verb = asked.verb.lower()
+        method = self.methods.get(asked.verb) or self.methods.get(self._lower.get(verb, ""))
+        if method is None and verb in HEALTH_VERBS:
+            assert self.answers is not None
+            self.answers.answer(inbound, self._plain_health())
+            return None
+        if method is not None:
+            arguments = asked.arguments
+            unknown = arguments.keys() - method.names
+            if unknown:
+                self._warn_once(inbound.peer.name, method.name, unknown)
+                arguments = {key: value for key, value in arguments.items() if key in method.names}
+            return self._work(inbound, method, method.check(arguments), method.options.timeout_s)
+        if self._fallback is not None:
+            name = self._fallback.parameters[0].name
+            return self._work(inbound, self._fallback, {name: asked.raw}, DEFAULT_TIMEOUT_S)
+        raise UnknownMethod(f"no method {asked.verb!r}", details={"methods": sorted(self.methods)})
+
+    def _warn_once(self, caller: str, method: str, unknown: set[str]) -> None:
+        if (caller, method) not in self._warned and len(self._warned) < 1000:
+            self._warned.add((caller, method))
+            log.warning(
+                "plain.arguments_dropped", caller=caller or "unknown", method=method, dropped=sorted(unknown)[:10]
+            )
+
+    def _work(self, inbound: Inbound, method: Method, arguments: dict[str, Any], timeout_s: float) -> Serving:
+        if timeout_s <= 0:
+            raise DeadlineExceeded(f"{method.name}: time was up before it ran", retry_safe=True)
+        key = self._next_key
+        self._next_key = key + 1
+        return Serving(key, inbound, method, arguments, now_s() + timeout_s)
+
+    # -- its turn -----------------------------------------------------------------------------------------------------
+
+    def _gates_of(self, method: Method) -> tuple[Gate[Serving], ...]:
+        shared = self._async_gate if method.is_async else self._thread_gate
+        limit = method.options.concurrency
+        return (shared,) if limit is None else (Gate(method.name, limit, MAX_WAITING), shared)
+
+    def _admit(self, work: Serving) -> None:
+        gates = self._gates[work.method.name]
+        for gate in gates:
+            if gate.inside >= gate.limit:
+                self._wait(work, gate)
+                return
+        for gate in gates:
+            gate.inside += 1
+        work.started_s = now_s()
+        work.task = self._loop.create_task(self._run(work))
+
+    def _wait(self, work: Serving, gate: Gate[Serving]) -> None:
+        if gate.has_room:
+            gate.line.append(work)
+        else:
+            self._forget(work)
+            refusal = Overloaded(
+                f"{gate.room:,} requests wait for {gate.name} already", details={"retry_after_ms": 200}
+            )
+            self._refuse(work.inbound, refusal)
+
+    def _leave(self, work: Serving) -> None:
+        work.is_over = True
+        gates = self._gates[work.method.name]
+        for gate in gates:
+            gate.inside -= 1
+        for gate in gates:
+            # Not just one: a follower may have to wait at its method's own gate, and the place is for the next then
+            while (follower := gate.next_waiting()) is not None:
+                self._admit(follower)
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    async def _run(self, work: Serving) -> None:
+        inbound, method = work.inbound, work.method
+        work.has_begun = True
+        current_call.set(work)
+        task_id.set(work)
+        outcome = "ok"
+        try:
+            if method.is_async:
+                result = await self._bound[method.name](**work.arguments)
+            else:
+                result = await self._in_thread(work)
+            assert self.answers is not None
+            self.answers.answer(inbound, method.plain_result(result))
+        except asyncio.CancelledError:
+            why = work.why_cancelled or CallCancelled("cancelled inside the handler")
+            outcome = why.code
+            self._send_refusal(inbound, why)
+        except CallError as error:
+            outcome = error.code
+            self._send_refusal(inbound, _as_told(error))
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever an author's code raises is the caller's answer
+            outcome = "handler_error"
+            self._send_refusal(inbound, self._explain(method, exc))
+        finally:
+            self._done(work, outcome)
+
+    async def _in_thread(self, work: Serving) -> Any:
+        """Runs on a worker thread. A thread can't be cancelled: when the deadline passes its caller is told, and the
+        thread keeps its place and stays counted until it returns."""
+        call = functools.partial(_without_stop_iteration, self._bound[work.method.name], work.arguments)
+        future = self._loop.run_in_executor(self._pool(), contextvars.copy_context().run, call)
+        work.thread = future
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if not future.done():
+                self.threads_stuck += 1
+                future.add_done_callback(self._on_unstuck)
+            raise
+
+    def _on_unstuck(self, future: asyncio.Future[Any]) -> None:
+        self.threads_stuck -= 1
+        if not future.cancelled():
+            future.exception()  # nobody waits for it any more
+
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="handler")
+        return self._threads
+
+    def _explain(self, method: Method, exc: BaseException) -> CallError:
+        if isinstance(exc, values.Unsendable):
+            return HandlerError(f"{method.name} returned what can't be sent: {exc}", details={"type": "Unsendable"})
+        log.error("handler.failed", method=method.name, exc_info=exc)
+        details = {"type": type(exc).__qualname__}
+        if self._shows_tracebacks:
+            details["traceback"] = "".join(traceback.format_exception(exc))
+        return HandlerError(f"{type(exc).__qualname__}: {_text(exc)}", details=details)
+
+    # -- after it ran -------------------------------------------------------------------------------------------------
+
+    def _done(self, work: Serving, outcome: str) -> None:
+        now = now_s()
+        self.last_progress_s = now
+        self._meter.finished(work.method.name, now - work.started_s, outcome)
+        self.on_counted()
+        self._forget(work)
+        if work.thread is None or work.thread.done():
+            self._leave(work)
+        else:
+            work.thread.add_done_callback(lambda _: self._leave(work))
+
+    def _forget(self, work: Serving) -> None:
+        if self._works.pop(work.key, None) is not None:
+            self._deadlines.remove(work.key, work.tick)
+
+    def _on_deadline(self, key: int) -> None:
+        work = self._works.get(key)
+        if work is not None:
+            self._cancel(work, DeadlineExceeded(f"{work.method.name}: time is up", retry_safe=not work.has_begun))
+
+    def _cancel(self, work: Serving, why: CallError) -> None:
+        if work.key not in self._works:
+            return
+        if work.has_begun:
+            assert work.task is not None
+            if work.why_cancelled is None:  # a second time would interrupt the handler's cleaning up
+                work.why_cancelled = why
+                work.task.cancel()
+        elif work.task is not None:
+            # A task that is cancelled before its first step never runs, not even its `finally`
+            work.task.cancel()
+            self._send_refusal(work.inbound, why)
+            self._done(work, why.code)
+        else:
+            for gate in self._gates[work.method.name]:
+                gate.forget(work)
+            self._forget(work)
+            self._refuse(work.inbound, why)
+
+    def _refuse(self, inbound: Inbound, error: CallError) -> None:
+        """It did not run."""
+        self._meter.finished(inbound.method, 0.0, error.code)
+        self.on_counted()
+        self._send_refusal(inbound, error)
+
+    def _send_refusal(self, inbound: Inbound, error: CallError) -> None:
+        assert self.answers is not None
+        self.answers.refuse(inbound, error)
+
+
+def _without_stop_iteration(handler: Handler, arguments: Mapping[str, Any]) -> Any:
+    """What `handler` returns. A future can't hold StopIteration: the call would never end."""
+    try:
+        return handler(**arguments)
+    except StopIteration as exc:
+        raise RuntimeError("the handler raised StopIteration") from exc
+
+
+def _text(exc: BaseException) -> str:
+    """What an author's exception says of itself, should it manage to."""
+    try:
+        return str(exc)
+    except Exception as failure:  # noqa: BLE001 - their __str__
+        return f"(its text could not be made: {type(failure).__name__})"
+
+
+def _as_told(error: CallError) -> CallError:
+    """A handler's own CallError crosses as itself, but never claims that nothing ran: something did."""
+    if error.retry_safe:
+        return type(error)(error.message, retry_safe=False, details=error.details)
+    return error

@@ -1,0 +1,237 @@
+"""What authors mark their methods with, and what a marked method becomes: a Method that checks arguments and runs.
+
+Arguments and results are checked from the annotations (pydantic). Schemas are built on first use of a method, not when the
+class is defined: a process of a fleet pays only for the methods that somebody calls."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, NotRequired, Required, TypeVar, get_type_hints, overload
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from agentkit.errors import BadRequest, ConfigError
+from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S
+from agentkit.units import seconds
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MARK: Final = "__agentkit__"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rpc:
+    """Options of `@rpc`."""
+
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    idempotent: bool = False
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Every:
+    """Options of `@every`."""
+
+    interval_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheck:
+    """Options of `@health_check`."""
+
+    interval_s: float | None = None
+    timeout_s: float | None = None
+
+
+@overload
+def rpc(function: F, /) -> F: ...
+@overload
+def rpc(*, timeout: str | float = ..., idempotent: bool = ..., concurrency: int | None = ...) -> Callable[[F], F]: ...
+def rpc(
+    function: Any = None,
+    /,
+    *,
+    timeout: str | float = DEFAULT_TIMEOUT_S,
+    idempotent: bool = False,
+    concurrency: int | None = None,
+) -> Any:
+    """Make a method callable by other agents.
+
+    An `async def` runs on the event loop and must not block it; a plain `def` runs on a worker thread and may block.
+    `timeout`: the deadline of calls whose caller names none ("30s", or seconds). `idempotent`: running it twice does no
+    harm, so a call whose fate is unknown may be repeated. `concurrency`: how many may run at once (1 serialises);
+    without it the agent's own limit counts.
+
+    An exception reaches the caller as HandlerError (a CallError such as NotFound as itself) and leaves the agent serving."""
+    if concurrency is not None and concurrency < 1:
+        raise ConfigError(
+            at="@rpc(concurrency=)", got=concurrency, want="1 or more", fix="leave it out for no limit of its own"
+        )
+    options = Rpc(timeout_s=seconds(timeout, at="@rpc(timeout=)"), idempotent=idempotent, concurrency=concurrency)
+    return _mark(options)(function) if function is not None else _mark(options)
+
+
+def every(interval: str | float) -> Callable[[F], F]:
+    """Run a method again and again, first one interval after `on_start`, never twice at once, late rather than in a burst.
+
+    `async def` runs on the loop, plain `def` on a worker thread. Raising is logged and counted as a failed run; the next
+    one comes as usual. Cancelled before `on_stop`."""
+    interval_s = seconds(interval, at="@every()")
+    if interval_s <= 0:
+        raise ConfigError(at="@every()", got=interval, want="more than 0 seconds")
+    return _mark(Every(interval_s=interval_s))
+
+
+@overload
+def health_check(function: F, /) -> F: ...
+@overload
+def health_check(*, interval: str | float | None = ..., timeout: str | float | None = ...) -> Callable[[F], F]: ...
+def health_check(
+    function: Any = None, /, *, interval: str | float | None = None, timeout: str | float | None = None
+) -> Any:
+    """A method that raises when something is wrong; its message is the reason that operators see.
+
+    Runs before READY (all must pass once), then every `interval` (default: the fleet's `health_check.interval`, 10 s) with
+    at most `timeout` (2 s). One failure degrades the agent, `retries` in a row (3) take it out of rotation."""
+    options = HealthCheck(
+        interval_s=None if interval is None else seconds(interval, at="@health_check(interval=)"),
+        timeout_s=None if timeout is None else seconds(timeout, at="@health_check(timeout=)"),
+    )
+    return _mark(options)(function) if function is not None else _mark(options)
+
+
+def _mark(options: Rpc | Every | HealthCheck) -> Callable[[F], F]:
+    def mark(function: F) -> F:
+        setattr(function, _MARK, options)
+        return function
+
+    return mark
+
+
+class WrongResult(TypeError):
+    """A handler returned something else than its annotation says."""
+
+
+class Method:
+    """One `@rpc` method of one class."""
+
+    def __init__(self, name: str, function: Callable[..., Any], options: Rpc) -> None:
+        self.name = name
+        self.options = options
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.parameters = list(inspect.signature(function).parameters.values())[1:]  # without self
+        wrong = [p.name for p in self.parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)]
+        if wrong:
+            raise ConfigError(
+                at=f"@rpc {function.__qualname__}",
+                got=", ".join(wrong),
+                want="named parameters",
+                fix="callers pass arguments by name",
+            )
+        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+            raise ConfigError(
+                at=f"@rpc {function.__qualname__}",
+                got="a generator",
+                want="a function with one result",
+                fix="return a list",
+            )
+        self.names = frozenset(p.name for p in self.parameters)
+
+    @cached_property
+    def hints(self) -> Mapping[str, Any]:
+        """The annotations, resolved; ConfigError names the one that can't be."""
+        try:
+            return get_type_hints(self.function, include_extras=True)
+        except Exception as exc:
+            raise ConfigError(
+                at=f"annotations of {self.function.__qualname__}", got=str(exc), want="types that exist at run time",
+                fix="import them outside of `if TYPE_CHECKING`",
+            ) from exc  # fmt: skip
+
+    @cached_property
+    def arguments(self) -> TypeAdapter[Any]:
+        """Checks a map of arguments."""
+        fields: dict[str, Any] = {}
+        for p in self.parameters:
+            hint = self.hints.get(p.name, Any)
+            fields[p.name] = Required[hint] if p.default is p.empty else NotRequired[hint]
+        shape = TypedDict(f"{self.name}_arguments", fields)  # type: ignore[misc]
+        return TypeAdapter(with_config(ConfigDict(extra="forbid", arbitrary_types_allowed=True))(shape))
+
+    @cached_property
+    def result(self) -> TypeAdapter[Any] | None:
+        """Checks a result; None where the method does not say what it returns."""
+        hint = self.hints.get("return", Any)
+        return None if hint is Any else TypeAdapter(hint)
+
+    @cached_property
+    def _validate(self) -> Callable[[object], dict[str, Any]]:
+        return self.arguments.validator.validate_python  # past TypeAdapter's Python layer: 0.9 us less a call
+
+    @cached_property
+    def _exact(self) -> type | None:
+        """The result's type where a value of exactly that type needs no check and no conversion."""
+        hint = self.hints.get("return", Any)
+        return hint if hint in (str, bytes, int, float, bool, type(None)) else None
+
+    def check(self, arguments: object) -> dict[str, Any]:
+        """The arguments as the annotations want them; BadRequest names each one that is wrong."""
+        if not self.parameters and arguments == {}:
+            return {}
+        try:
+            return self._validate(arguments)
+        except ValidationError as exc:
+            errors = exc.errors(include_url=False, include_context=False, include_input=False)
+            wrong = [{"argument": ".".join(map(str, e["loc"])) or "arguments", "problem": e["msg"]} for e in errors]
+            sentence = "; ".join(f"{w['argument']}: {w['problem']}" for w in wrong[:5])
+            raise BadRequest(f"{self.name}: {sentence}", details={"method": self.name, "wrong": wrong[:20]}) from exc
+
+    def plain_result(self, value: Any) -> Any:
+        """The result as plain data, checked against the annotation; WrongResult when the method broke its promise."""
+        if type(value) is self._exact:
+            return value
+        adapter = self.result
+        if adapter is None:
+            return value
+        try:
+            return adapter.dump_python(adapter.validate_python(value), by_alias=True)
+        except ValidationError as exc:
+            raise WrongResult(f"{self.name} returned what its annotation does not promise: {exc}") from exc
+
+    def describe(self) -> dict[str, Any]:
+        """For `describe`: documentation, JSON Schemas, options."""
+        return {
+            "doc": inspect.getdoc(self.function) or "",
+            "arguments": _schema(lambda: self.arguments.json_schema()),
+            "result": _schema(lambda: {} if self.result is None else self.result.json_schema(mode="serialization")),
+            "timeout_s": self.options.timeout_s,
+            "idempotent": self.options.idempotent,
+            "concurrency": self.options.concurrency,
+        }
+
+
+def _schema(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """One method whose types have no schema must not keep an agent from being described."""
+    try:
+        return make()
+    except (PydanticUserError, ConfigError) as exc:
+        return {"description": f"no JSON Schema: {str(exc).splitlines()[0]}"}
+
+
+def methods_of(cls: type) -> dict[str, Method]:
+    """The `@rpc` methods of a class, its bases' included."""
+    return {name: Method(name, function, options) for name, function, options in marked(cls, Rpc)}
+
+
+def marked(cls: type, kind: type[Any]) -> list[tuple[str, Callable[..., Any], Any]]:
+    """(name, function, options) of every method of `cls` that bears a mark of `kind`. An override must be marked again."""
+    attributes: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        attributes |= vars(base)
+    marks = ((name, value, getattr(value, _MARK, None)) for name, value in attributes.items())
+    return [(name, value, options) for name, value, options in marks if isinstance(options, kind) and callable(value)]

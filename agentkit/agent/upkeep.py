@@ -1,0 +1,128 @@
+"""What an agent does by itself while it serves: health checks, `@every`, and the tick that feeds the watchdog.
+
+An idle agent wakes at most once in 5 s: all periods are aligned to multiples of themselves on the machine's clock, so that those
+that can coincide do."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from agentkit.agent.handlers import Every, HealthCheck, marked
+from agentkit.clock import now_s
+from agentkit.health.checks import CheckPolicy, HealthBoard
+from agentkit.observe.log import get_logger
+
+log = get_logger("agentkit.upkeep")
+
+#: Longest time between two ticks, in seconds.
+TICK_S: Final = 10.0
+
+
+async def aligned_sleep(period_s: float) -> None:
+    """Until the machine's clock shows the next multiple of `period_s`."""
+    left_s = period_s - now_s() % period_s
+    # The loop's clock has a resolution of 1 ms and may have called early: the multiple that is due is not slept for again
+    await asyncio.sleep(left_s if left_s > 0.002 else left_s + period_s)
+
+
+def _forget_outcome(future: asyncio.Future[None]) -> None:
+    """Nobody waits for a check that took too long."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def invoke(function: Callable[..., Any], owner: object) -> None:
+    """Run an author's method: on the loop when it is async, on a thread when it is not."""
+    if inspect.iscoroutinefunction(function):
+        await function(owner)
+    else:
+        await asyncio.to_thread(function, owner)
+
+
+class Checks:
+    """Runs the `@health_check` methods of an agent and keeps the board."""
+
+    def __init__(self, owner: object, policy: CheckPolicy, on_change: Callable[[], None]) -> None:
+        self.board = HealthBoard(policy)
+        self._owner = owner
+        self._policy = policy
+        self._on_change = on_change
+        self._running: dict[str, asyncio.Future[None]] = {}  # on threads that went past their time limit
+        self._checks: list[tuple[str, Callable[..., Any], HealthCheck]] = marked(type(owner), HealthCheck)
+        self.board.declare(name for name, _, _ in self._checks)
+
+    async def once(self) -> None:
+        """Every check, all at the same time."""
+        await asyncio.gather(*(self._check(name, function, options) for name, function, options in self._checks))
+
+    def forever(self) -> list[Callable[[], Awaitable[None]]]:
+        """One task for each different interval; none without checks."""
+        intervals: dict[float, list[tuple[str, Callable[..., Any], HealthCheck]]] = {}
+        for check in self._checks:
+            intervals.setdefault(check[2].interval_s or self._policy.interval_s, []).append(check)
+
+        def repeat(
+            interval_s: float, checks: list[tuple[str, Callable[..., Any], HealthCheck]]
+        ) -> Callable[[], Awaitable[None]]:
+            async def loop() -> None:
+                while True:
+                    await aligned_sleep(interval_s)
+                    await asyncio.gather(*(self._check(*check) for check in checks))
+
+            return loop
+
+        return [repeat(interval_s, checks) for interval_s, checks in intervals.items()]
+
+    async def _check(self, name: str, function: Callable[..., Any], options: HealthCheck) -> None:
+        began_s = now_s()
+        limit_s = options.timeout_s or self._policy.timeout_s
+        before = self.board.verdict
+        try:
+            await asyncio.wait_for(self._invoke(name, function), limit_s)
+        except TimeoutError as exc:
+            self.board.failed(name, str(exc) or f"no result within {limit_s:g} s", now_s(), now_s() - began_s)
+        except Exception as exc:
+            if not self.board.checks[name].failures:  # the first of a row; the rest would say the same
+                log.warning("check.failed", check=name, exc_info=exc)
+            self.board.failed(
+                name, f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__, now_s(), now_s() - began_s
+            )
+        else:
+            self.board.passed(name, now_s(), now_s() - began_s)
+        if self.board.verdict != before:
+            self._on_change()
+
+    async def _invoke(self, name: str, function: Callable[..., Any]) -> None:
+        """Run one check; never beside itself on a second thread, else one that hangs would use up all of them."""
+        if inspect.iscoroutinefunction(function):
+            await function(self._owner)
+            return
+        running = self._running.get(name)
+        if running is not None and not running.done():
+            raise TimeoutError("it still runs since an earlier round")
+        running = self._running[name] = asyncio.ensure_future(asyncio.to_thread(function, self._owner))
+        running.add_done_callback(_forget_outcome)
+        await asyncio.shield(running)
+
+
+def repeating(owner: object) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+    """(name, endless coroutine function) for each `@every` method."""
+
+    def repeat(name: str, function: Callable[..., Any], options: Every) -> Callable[[], Awaitable[None]]:
+        async def loop() -> None:
+            due_s = now_s() + options.interval_s
+            while True:
+                await asyncio.sleep(max(0.0, due_s - now_s()))
+                try:
+                    await invoke(function, owner)
+                except Exception as exc:
+                    log.error("every.failed", method=name, exc_info=exc)
+                # late rather than in a burst: runs that were missed are left out
+                due_s = max(due_s + options.interval_s, now_s())
+
+        return loop
+
+    return [(name, repeat(name, function, options)) for name, function, options in marked(type(owner), Every)]

@@ -1,0 +1,188 @@
+"""Calls into a fleet from scripts, notebooks and the command line: `Client` for asyncio, `BlockingClient` for everything else.
+
+with BlockingClient() as client:                       # the cluster that runs on this machine
+    task = client.peer("TaskManager").create(title="write it down")
+
+async with Client(peers={"X": "tcp://127.0.0.1:5555"}) as client:   # without a node
+    await client.call("X", "echo", {"text": "hello"}, timeout=2)
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from agentkit.agent.blocking import BlockingCaller, BlockingPeerProxy
+from agentkit.agent.builtin import DESCRIBE
+from agentkit.agent.caller import Caller, PeerProxy
+from agentkit.clock import now_s
+from agentkit.directory.base import AgentRecord, Directory, unambiguous
+from agentkit.directory.locate import find_node
+from agentkit.directory.mesh import MeshDirectory, bare_name
+from agentkit.directory.static import StaticDirectory
+from agentkit.errors import NoNode, Unreachable, from_wire
+from agentkit.names import AgentId, AgentName, MachineName
+from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, Deadline
+from agentkit.transport.peer import Identity
+from agentkit.wire.frames import FrameBuffer, pack
+
+#: How long it waits for a node that does not answer when it knows an older answer, in seconds.
+PATIENCE_S: Final = 0.5
+#: How long a BlockingClient goes by what the node told it, in seconds, before it asks again.
+FRESH_S: Final = 1.0
+
+
+class Client:
+    """Calls from a running event loop. An async context manager."""
+
+    def __init__(
+        self, *, node: str | None = None, cluster: str | None = None, peers: Mapping[str, str] | None = None
+    ) -> None:
+        """`node`: path of a node's control socket; `cluster`: its cluster's name; `peers`: name -> endpoint instead of a node.
+        With none of them the node is found as the command line finds it. NoNode when there is none."""
+        path, here = (None, "local") if peers is not None else _node(node, cluster)
+        self._directory: Directory = MeshDirectory(path, here=here) if path else StaticDirectory(peers, here=here)
+        self._me = _identity(here)
+        self._caller: Caller | None = None
+
+    async def __aenter__(self) -> Self:
+        self._caller = Caller(self._me, self._directory)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._caller is not None:
+            self._caller.close()
+        await self._directory.close()
+
+    async def call(
+        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None
+    ) -> Any:
+        """Call `method` of the agent that `target` names; see agent.caller.Caller.call."""
+        return await self._calls.call(target, method, arguments, timeout=timeout)
+
+    def peer(self, target: str, *, timeout: float | None = None) -> PeerProxy:
+        """Its methods as methods: `await client.peer("X").method(...)`."""
+        return self._calls.peer(target, timeout=timeout)
+
+    async def describe(self, target: str) -> dict[str, Any]:
+        """What `target` is, and its methods with JSON Schemas."""
+        return dict(await self.call(target, DESCRIBE))
+
+    async def names(self) -> tuple[AgentId, ...]:
+        """Every agent of the cluster."""
+        async with Deadline.after(DEFAULT_TIMEOUT_S).scope("asking the node for names"):
+            return await self._directory.names()
+
+    @property
+    def _calls(self) -> Caller:
+        if self._caller is None:
+            raise NoNode("use it as `async with Client() as client:`")
+        return self._caller
+
+
+class BlockingClient:
+    """The same for code without an event loop. A context manager; threads may share it."""
+
+    def __init__(
+        self, *, node: str | None = None, cluster: str | None = None, peers: Mapping[str, str] | None = None
+    ) -> None:
+        """Arguments as Client's."""
+        path, here = (None, "local") if peers is not None else _node(node, cluster)
+        self._path = path
+        self._here = here
+        self._static = StaticDirectory(peers, here=here)
+        self._known: dict[str, tuple[float, tuple[AgentRecord, ...]]] = {}
+        self._caller = BlockingCaller(_identity(here), self._lookup)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all channels."""
+        self._caller.close()
+
+    def call(
+        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None
+    ) -> Any:
+        """Call `method` of the agent that `target` names; see agent.caller.Caller.call."""
+        return self._caller.call(target, method, arguments, timeout=timeout)
+
+    def peer(self, target: str, *, timeout: float | None = None) -> BlockingPeerProxy:
+        """Its methods as methods: `client.peer("X").method(...)`."""
+        return self._caller.peer(target, timeout=timeout)
+
+    def describe(self, target: str) -> dict[str, Any]:
+        """What `target` is, and its methods with JSON Schemas."""
+        return dict(self.call(target, DESCRIBE))
+
+    def names(self) -> tuple[AgentId, ...]:
+        """Every agent of the cluster; with `peers`, those."""
+        if self._path is None:
+            return self._static.ids()
+        answer = _ask_node(self._path, "names", {}, Deadline.after(DEFAULT_TIMEOUT_S))
+        return tuple(AgentId.parse(id) for id in answer["ids"])
+
+    def _lookup(self, name: str, deadline: Deadline) -> tuple[AgentRecord, ...]:
+        if self._path is None:
+            return self._static.cached(name)
+        bare = bare_name(name)
+        asked_s, records = self._known.get(bare, (0.0, ()))
+        stale = False
+        if now_s() - asked_s > FRESH_S:
+            # What was learnt goes on serving while the node is away, or stands still: no call is to wait for it again and again
+            patience = Deadline.after(min(PATIENCE_S, deadline.left_s())) if records else deadline
+            try:
+                content = _ask_node(self._path, "directory", {"name": bare}, patience)
+            except Unreachable:
+                stale = True
+            else:
+                records = tuple(AgentRecord.from_wire(record) for record in content["records"])
+            if records:
+                self._known[bare] = (now_s(), records)
+            else:
+                self._known.pop(bare, None)
+        return unambiguous(name, records, here=self._here, stale=stale)
+
+
+def _ask_node(path: str, operation: str, arguments: Mapping[str, Any], deadline: Deadline) -> Any:
+    """The first answer to one question, over a connection of its own. Unreachable when the node is away or slow."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(max(0.01, deadline.left_s()))
+            sock.connect(path)
+            sock.sendall(pack([1, operation, dict(arguments)]))
+            buffer = FrameBuffer()
+            while data := sock.recv(65536):
+                for _, kind, content in buffer.feed(data):
+                    if kind == "error":
+                        raise from_wire(content["code"], content["message"], False, content.get("details") or {})
+                    return content
+    except OSError as exc:
+        raise Unreachable(f"the node at {path} does not answer: {exc}") from exc
+    raise Unreachable(f"the node at {path} closed the connection")
+
+
+def _node(path: str | None, cluster: str | None) -> tuple[str, str]:
+    """(control socket, machine) of the node to use."""
+    if path is None:
+        info = find_node(cluster)
+        return info.control, info.machine
+    if not Path(path).exists():
+        raise NoNode(f"no node at {path}")
+    return path, Path(path).absolute().parent.name  # RUN/<cluster>/<machine>/node.sock
+
+
+def _identity(machine: str) -> Identity:
+    """Scripts have a name for the logs of those whom they call."""
+    return Identity(AgentId(MachineName(machine), AgentName(f"client-{os.getpid()}")))

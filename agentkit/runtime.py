@@ -1,0 +1,402 @@
+"""One agent, wired: sockets, health, calls, timers, and the order in which they begin and end.
+
+The order stands in BaseAgent's docstring and, as code, in `start` and `stop`. The process around it is main.py's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from agentkit.agent.base import BaseAgent
+from agentkit.agent.blocking import BlockingCaller
+from agentkit.agent.builtin import BUILTIN_METHODS
+from agentkit.agent.caller import Caller
+from agentkit.agent.dispatch import Dispatcher
+from agentkit.agent.handlers import Method, Rpc
+from agentkit.agent.telling import Teller
+from agentkit.agent.upkeep import TICK_S, Checks, aligned_sleep, repeating
+from agentkit.clock import now_s, wall_s
+from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord, Directory
+from agentkit.directory.mesh import MeshDirectory
+from agentkit.directory.static import StaticDirectory
+from agentkit.errors import CallError, ConfigError, DeadlineExceeded, StartupError
+from agentkit.health import http
+from agentkit.health.http import HealthReport
+from agentkit.observe import log as logs
+from agentkit.observe.lag import LoopLag
+from agentkit.observe.metrics import AgentMetrics
+from agentkit.observe.process import pss_mb
+from agentkit.resilience.deadline import Deadline
+from agentkit.settings import AgentSettings
+from agentkit.transport.inbox import Inbox
+from agentkit.transport.notify import Notifier
+from agentkit.transport.peer import Identity
+from agentkit.wire.plain import HEALTH_VERBS
+
+log = logs.get_logger("agentkit.runtime")
+
+HTTP: Final = "http"
+#: What of the grace period is kept for `on_stop` and closing, in seconds (at most a quarter of it).
+RESERVE_S: Final = 2.0
+#: Counters are told to the node at most so often, in seconds, and only when they changed.
+COUNTERS_S: Final = 1.0
+#: The connection to the node is not needed for READY: it is made so long after, in seconds, when nobody looked a name up.
+ATTACH_DELAY_S: Final = 0.5
+
+
+class AgentRuntime:
+    """One agent, wired. `start`, then `until_stopped`, then `stop`; all on one running loop."""
+
+    def __init__(
+        self,
+        agent: BaseAgent,
+        settings: AgentSettings,
+        *,
+        listeners: Mapping[str, socket.socket] | None = None,
+        notifier: Notifier | None = None,
+        directory: Directory | None = None,
+    ) -> None:
+        self.agent = agent
+        self.settings = settings
+        self.running = False
+        self.start_time = wall_s()
+        self.loop = asyncio.get_running_loop()
+        self.phase = "starting"
+        self._started_s = now_s()
+        self._listeners = dict(listeners or {})
+        self._teller = Teller(notifier or Notifier(None), settings)
+        self._me = Identity(settings.id, settings.incarnation)
+        self._lag = LoopLag()
+        self._checks = Checks(agent, settings.checks, self._tell_health)
+        methods = {**type(agent).methods, **BUILTIN_METHODS}
+        fallback = _handle_request_of(type(agent))
+        self.metrics_book = AgentMetrics(
+            settings.id.name, [*methods, *HEALTH_VERBS, *(["handle_request"] if fallback else [])]
+        )
+        self._dispatcher = Dispatcher(
+            agent, methods, self.metrics_book, fallback=fallback, plain_health=self._plain_health
+        )
+        self._inbox: Inbox | None = None
+        self._http: http.HttpServer | None = None
+        self._directory: Directory = directory or self._own_directory()
+        self.caller = Caller(self._me, self._directory)
+        self.blocking_caller = BlockingCaller(self._me, self._lookup_from_thread, refuse=self._refuse_on_loop)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
+        self._was_ready = False
+        self._counters_timer: asyncio.TimerHandle | None = None
+        self._attach_timer: asyncio.TimerHandle | None = None
+        self._observe()
+
+    # -- what the agent sees (agent.base.Wiring) ----------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        listener = self._listeners.get(INBOX_LOCAL) or self._listeners[INBOX]
+        return int(listener.getsockname()[1])
+
+    @property
+    def health_port(self) -> int | None:
+        listener = self._listeners.get(HTTP)
+        return int(listener.getsockname()[1]) if listener is not None else None
+
+    # -- a life -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Up to READY. StartupError, with the author's exception as its cause; then `stop` is still to be called."""
+        self.settings.check_binding()
+        self._listen()
+        self.agent._wiring = self
+        if HTTP in self._listeners:
+            self._http = await http.serve(http.application(self), self._listeners[HTTP])
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            await self.agent.on_start()
+        except (Exception, SystemExit) as exc:
+            raise StartupError(f"on_start raised {type(exc).__name__}: {exc}") from exc
+        await self._checks.once()
+        if not self._checks.board.all_passed_once:
+            raise StartupError(f"not healthy: {self._checks.board.verdict.reason}")
+        self._open_inbox()
+        self.phase = "ready"
+        self.running = self._was_ready = True
+        self._teller.ready(self.agent.methods, self._checks.board.verdict)
+        self._begin_upkeep()
+
+    def request_stop(self, reason: str = "") -> None:
+        """End `until_stopped`; a non-empty reason is a failure. Thread-unsafe, harmless when repeated."""
+        if not self._ended.done():
+            self._ended.set_result(reason)
+
+    async def until_stopped(self) -> str:
+        """Serve until somebody asks it to stop or `run` raises; the failure's reason, or ""."""
+        return str(await asyncio.shield(self._ended))
+
+    async def stop(self) -> None:
+        """Send callers elsewhere, finish what runs, `on_stop`, close everything. Within the grace period."""
+        began = Deadline.after(self.settings.grace_s)
+        reserve_s = min(RESERVE_S, self.settings.grace_s / 4)
+        self.running = False
+        self.phase = "stopping"
+        self._teller.stopping()
+        if self._inbox is not None:
+            self._inbox.goaway()
+            if not await self._inbox.drained(Deadline.after(max(0.0, began.left_s() - reserve_s))):
+                log.warning("agent.grace_over", in_flight=self._dispatcher.in_flight, peers=len(self._inbox.peers))
+                self._dispatcher.cancel_all("the agent is stopping and its grace period is over")
+        # Handlers whose caller gave up may still be busy cleaning up: `on_stop` runs when nothing else does
+        await self._dispatcher.idle(max(reserve_s / 4, began.left_s() - reserve_s))
+        await self._cancel_tasks(max(reserve_s / 4, began.left_s() - reserve_s))
+        await self._run_on_stop(max(reserve_s / 2, began.left_s() - reserve_s / 2))
+        await self._close()
+
+    # -- starting -----------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """What was not handed down is opened here."""
+        if INBOX_LOCAL not in self._listeners and INBOX not in self._listeners:
+            self._listeners[INBOX_LOCAL] = _listener(self.settings.host, self.settings.port, "PORT")
+        if HTTP not in self._listeners and self.settings.health_port is not None:
+            self._listeners[HTTP] = _listener(self.settings.host, self.settings.health_port, "HEALTH_CHECK_PORT")
+
+    def _open_inbox(self) -> None:
+        """Only now: whoever called before waits in the kernel's backlog, and is served first."""
+        self._inbox = Inbox(self._me, self._dispatcher)
+        self._dispatcher.answers = self._inbox
+        for name in (INBOX_LOCAL, INBOX):
+            if name in self._listeners:
+                self._inbox.adopt(self._listeners[name])
+
+    def _begin_upkeep(self) -> None:
+        self._spawn("tick", self._tick)
+        for check in self._checks.forever():
+            self._spawn("checks", check)
+        for name, repeat in repeating(self.agent):
+            self._spawn(name, repeat)
+        run = getattr(self.agent, "run", None)
+        if run is not None:
+            self._spawn("run", lambda: self._guard_run(run))
+        if isinstance(self._directory, MeshDirectory):
+            self._attach_timer = self.loop.call_later(ATTACH_DELAY_S, self._directory.start)
+
+    async def _guard_run(self, run: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await run()
+        except (Exception, SystemExit) as exc:
+            log.error("agent.run_failed", exc_info=exc)
+            self.request_stop(f"run raised {type(exc).__name__}: {exc}")
+        else:
+            if self.settings.kind == "task":
+                self.request_stop()
+
+    def _spawn(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
+        async def owned() -> None:
+            await function()
+
+        task = self.loop.create_task(owned(), name=f"{self.settings.id.name}:{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tick(self) -> None:
+        period_s = min(TICK_S, self.settings.watchdog_s / 3) if self.settings.watchdog_s else TICK_S
+        while True:
+            self._lag.due(now_s() + period_s - now_s() % period_s)
+            await aligned_sleep(period_s)
+            self._lag.ran(now_s())
+            if self.settings.watchdog_s:
+                self._teller.alive()
+            if self._inbox is not None:
+                self._safety_hits += self._inbox.safety_check()
+
+    # -- stopping -----------------------------------------------------------------------------------------------------
+
+    async def _cancel_tasks(self, limit_s: float) -> None:
+        if not self._tasks:
+            return
+        for task in self._tasks:
+            task.cancel()
+        done, left = await asyncio.wait(tuple(self._tasks), timeout=limit_s)
+        for task in done:
+            if not task.cancelled() and task.exception() is not None:
+                log.error("agent.task_failed", task=task.get_name(), exc_info=task.exception())
+        for task in left:
+            log.error("agent.task_ignores_cancellation", task=task.get_name(), waited_s=round(limit_s, 1))
+
+    async def _run_on_stop(self, limit_s: float) -> None:
+        # Not wait_for: it would wait for ever for an `on_stop` that takes no notice of being cancelled
+        stopping = self.loop.create_task(_awaited(self.agent.on_stop()), name=f"{self.settings.id.name}:on_stop")
+        _, left = await asyncio.wait((stopping,), timeout=limit_s)
+        if left:
+            log.error("agent.on_stop_too_slow", limit_s=round(limit_s, 1))
+            stopping.cancel()
+            await asyncio.wait((stopping,), timeout=0.1)
+        elif not stopping.cancelled() and (failure := stopping.exception()) is not None:
+            log.error("agent.on_stop_failed", exc_info=failure)
+
+    async def _close(self) -> None:
+        self.phase = "stopped"
+        for timer in (self._counters_timer, self._attach_timer):
+            if timer is not None:
+                timer.cancel()
+        self.caller.close()
+        self.blocking_caller.close()
+        await self._directory.close()
+        if self._inbox is not None:
+            self._inbox.close()
+        self._dispatcher.close()
+        self._teller.close()
+        if self._http is not None:
+            await self._http.close()
+        for listener in self._listeners.values():
+            listener.close()
+
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    def report_error(self, severity: str, message: str) -> None:
+        self._teller.error(severity, message)
+
+    def _tell_health(self) -> None:
+        if self._was_ready:
+            self._teller.health(self._checks.board.verdict)
+
+    def _note_request(self) -> None:
+        """A request was counted: the node hears of it within a second, once however many there were."""
+        if self._counters_timer is None:
+            self._counters_timer = self.loop.call_later(COUNTERS_S, self._tell_counters)
+
+    def _tell_counters(self) -> None:
+        self._counters_timer = None
+        self._teller.counters(self.metrics_book.requests, self.metrics_book.errors)
+
+    async def _attach(self, directory: MeshDirectory) -> None:
+        """After every connect to a node. The node may be another one than before: it gets to know all that it needs."""
+        try:
+            await directory.ask("attach", id=str(self.settings.id), incarnation=self.settings.incarnation)
+        except CallError as error:
+            if error.message.startswith("gone"):
+                log.warning("agent.not_wanted", why=error.message)
+                self.request_stop()
+            return
+        if self._was_ready and self.running:
+            self._teller.ready(self.agent.methods, self._checks.board.verdict, self._listeners)
+
+    # -- seeing -------------------------------------------------------------------------------------------------------
+
+    def report(self) -> HealthReport:
+        """For the health endpoints (health.http.HealthView)."""
+        last_s = self._dispatcher.last_progress_s
+        id = self.settings.id
+        return HealthReport(
+            name=id.name,
+            instance=id.instance,
+            machine=id.machine,
+            incarnation=self.settings.incarnation,
+            phase=self.phase,
+            started=self._was_ready,
+            ready=self.running,
+            now_s=now_s(),
+            uptime_s=now_s() - self._started_s,
+            loop_lag_s=self._lag.worst_s(now_s()),
+            in_flight=self._dispatcher.in_flight,
+            last_progress_age_s=now_s() - last_s if last_s is not None else None,
+            memory_mb=pss_mb(),
+            verdict=self._checks.board.verdict,
+            checks=self._checks.board.checks,
+        )
+
+    def metrics(self) -> bytes:
+        return self.metrics_book.render()
+
+    def _plain_health(self) -> dict[str, Any]:
+        report = http.describe(self.report())
+        health = report["status"]
+        return {**report, "status": "success", "health": health, "healthy": health != "failing"}
+
+    def _observe(self) -> None:
+        book, dispatcher = self.metrics_book, self._dispatcher
+        self._safety_hits = 0
+        dispatcher.on_counted = self._note_request
+        book.gauge("agent_requests_in_flight", "Requests running or waiting", lambda: dispatcher.in_flight)
+        book.gauge("agent_threads_stuck", "Threads whose call's deadline has passed", lambda: dispatcher.threads_stuck)
+        book.gauge(
+            "agent_loop_lag_seconds",
+            "How late the event loop was, at worst, lately",
+            lambda: self._lag.worst_s(now_s()),
+        )
+        book.counter(
+            "agent_bad_frames_total",
+            "Frames on the inbox that were no AK1",
+            lambda: self._inbox.bad_frames if self._inbox else 0,
+        )
+        book.counter(
+            "agent_peers_lost_total",
+            "Callers that went without BYE",
+            lambda: self._inbox.lost_peers if self._inbox else 0,
+        )
+        book.counter(
+            "agent_reader_safety_hits_total", "Messages found by the safety tick only", lambda: self._safety_hits
+        )
+
+    # -- finding ------------------------------------------------------------------------------------------------------
+
+    def _own_directory(self) -> Directory:
+        here = self.settings.id.machine
+        if self.settings.node_socket is None:
+            return StaticDirectory(self.settings.peers, here=here)
+        return MeshDirectory(
+            self.settings.node_socket, here=here, on_connected=self._attach, on_records=self._on_records
+        )
+
+    def _on_records(self, name: str, records: tuple[AgentRecord, ...]) -> None:
+        self.caller.on_records(name, records)
+
+    def _lookup_from_thread(self, name: str, deadline: Deadline) -> tuple[AgentRecord, ...]:
+        with contextlib.suppress(CallError):
+            return self._directory.cached(name)  # reads one dict: as good from a thread
+        found = asyncio.run_coroutine_threadsafe(self._directory.lookup(name), self.loop)
+        try:
+            return found.result(deadline.left_s())
+        except TimeoutError as exc:
+            found.cancel()
+            raise DeadlineExceeded(f"looking up {name}: time is up", retry_safe=True) from exc
+
+    def _refuse_on_loop(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            if asyncio.get_running_loop() is self.loop:
+                raise BlockingOnLoop
+
+
+class BlockingOnLoop(AssertionError):
+    """`self.blocking` on the event loop would block everything, the answer included: `await self.call(...)` there."""
+
+    def __init__(self) -> None:
+        super().__init__(" ".join((type(self).__doc__ or "").split()))
+
+
+async def _awaited(hook: Awaitable[None]) -> None:
+    """What an author's code ends with as an exception that a task can hold: SystemExit would end the loop."""
+    try:
+        await hook
+    except SystemExit as exc:
+        raise RuntimeError(f"raised SystemExit: {exc}") from exc
+
+
+def _listener(host: str, port: int, variable: str) -> socket.socket:
+    try:
+        return socket.create_server(
+            (host, port), backlog=4096, family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
+    except OSError as exc:
+        raise ConfigError(
+            at=variable, got=f"{host}:{port}: {os.strerror(exc.errno or 0)}", want="an address and port that are free"
+        ) from exc
+
+
+def _handle_request_of(cls: type[BaseAgent]) -> Method | None:
+    """The author's own `handle_request(self, request: dict) -> dict`, which gets the plain verbs that no handler has."""
+    function = getattr(cls, "handle_request", None)
+    return Method("handle_request", function, Rpc()) if function is not None else None

@@ -1,0 +1,209 @@
+"""Every knob that one agent process has, read once from its environment. How the launcher, systemd or a hand starts it is the same."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agentkit.errors import ConfigError
+from agentkit.health.checks import CheckPolicy
+from agentkit.names import AgentId, AgentName, Incarnation, MachineName, is_name
+
+#: Field -> the variable that it is read from.
+_VARIABLES: Final[Mapping[str, str]] = {
+    "host": "AGENT_HOST",
+    "security": "AGENTKIT_SECURITY",
+    "port": "PORT",
+    "health_port": "HEALTH_CHECK_PORT",
+    "config": "AGENT_CONFIG",
+    "peers": "AGENTKIT_PEERS",
+    "secrets": "AGENTKIT_SECRETS",
+    "grace_s": "AGENTKIT_GRACE_S",
+    "watchdog_s": "WATCHDOG_USEC",
+    "kind": "AGENTKIT_KIND",
+    "log_format": "AGENTKIT_LOG_FORMAT",
+    "log_level": "AGENTKIT_LOG_LEVEL",
+}
+
+
+class AgentConfig(BaseModel):
+    """Base of an agent's own `Config`: its part of the fleet file, validated before anything starts. Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SecretSource(BaseModel):
+    """Where one secret is read from, in this process and nowhere before it."""
+
+    model_config = ConfigDict(frozen=True)
+    file: str | None = None
+    env: str | None = None
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.file is None) == (self.env is None):
+            raise ValueError("either `file` or `env`")
+        return self
+
+
+class AgentSettings(BaseModel):
+    """What an agent process is told by whoever starts it. Durations in seconds."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    id: AgentId
+    incarnation: Incarnation = Incarnation(0)
+    cluster: str = ""
+    host: str = Field("127.0.0.1", description="address to bind when no listener is handed down")
+    security: Literal["loopback", "none", "curve"] = "loopback"
+    port: int = Field(0, ge=0, le=65535, description="0: the kernel chooses")
+    health_port: int | None = Field(None, ge=0, le=65535, description="None: no HTTP")
+    config: Mapping[str, Any] = Field(default_factory=dict)
+    node_socket: str | None = None
+    peers: Mapping[str, str] = Field(default_factory=dict, description="name -> endpoint, instead of a node")
+    data_dir: Path = Path()
+    secrets: Mapping[str, SecretSource] = Field(default_factory=dict)
+    grace_s: float = Field(10.0, ge=0, allow_inf_nan=False)
+    watchdog_s: float = Field(30.0, ge=0, allow_inf_nan=False)
+    checks: CheckPolicy = CheckPolicy()
+    kind: Literal["service", "task"] = Field("service", description="a task ends when its `run` returns")
+    log_format: Literal["json", "text", "auto"] = "auto"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str], *, default_name: str) -> Self:
+        """The settings that `environ` holds. ConfigError names the variable that is wrong."""
+        name = environ.get("AGENT_NAME", default_name)
+        machine = environ.get("AGENT_MACHINE", "local")
+        for variable, value in (("AGENT_NAME", name), ("AGENT_MACHINE", machine)):
+            if not is_name(value):
+                raise ConfigError(at=variable, got=value, want="a letter, then letters, digits, _ . or -")
+        watchdog_us = _number(environ, "WATCHDOG_USEC", 0)
+        checks = _json(environ, "AGENTKIT_HEALTH")
+        data_dir = environ.get("AGENTKIT_DATA_DIR")
+        instance = environ.get("AGENT_INSTANCE", name)
+        _, hash_, slot = instance.partition("#")
+        if hash_ and not (slot.isascii() and slot.isdigit()):
+            raise ConfigError(at="AGENT_INSTANCE", got=instance, want="name#slot with a number for the slot")
+        return cls._checked(
+            id=AgentId(MachineName(machine), AgentName(name), int(slot or 0)),
+            incarnation=Incarnation(_integer(environ, "AGENTKIT_INCARNATION", 0)),
+            cluster=environ.get("AGENTKIT_CLUSTER", ""),
+            host=environ.get("AGENT_HOST", "127.0.0.1"),
+            security=environ.get("AGENTKIT_SECURITY", "loopback"),
+            port=_integer(environ, "PORT", 0),
+            health_port=_integer(environ, "HEALTH_CHECK_PORT", 0) if environ.get("HEALTH_CHECK_PORT") else None,
+            config=_json(environ, "AGENT_CONFIG"),
+            node_socket=environ.get("AGENTKIT_NODE") or None,
+            peers=_json(environ, "AGENTKIT_PEERS"),
+            data_dir=Path(data_dir) if data_dir else _default_data_dir(environ, machine, name),
+            secrets=_json(environ, "AGENTKIT_SECRETS"),
+            grace_s=_number(environ, "AGENTKIT_GRACE_S", 10.0),
+            watchdog_s=watchdog_us / 1e6,
+            checks=_policy(checks),
+            kind=environ.get("AGENTKIT_KIND", "service"),
+            log_format=environ.get("AGENTKIT_LOG_FORMAT", "auto"),
+            log_level=environ.get("AGENTKIT_LOG_LEVEL", "INFO").upper(),
+        )
+
+    @classmethod
+    def _checked(cls, **values: Any) -> Self:
+        """The settings; ConfigError naming the variable that pydantic refuses."""
+        try:
+            return cls(**values)
+        except ValidationError as exc:
+            error = exc.errors(include_url=False, include_context=False)[0]
+            field, *path = map(str, error["loc"])
+            at = ".".join((_VARIABLES.get(field, field), *path))
+            if field == "secrets":  # a value where a reference belongs must not land in a log
+                raise ConfigError(at=at, got="something else", want='{"file": PATH} or {"env": NAME}') from None
+            raise ConfigError(at=at, got=error["input"], want=error["msg"]) from exc
+
+    def check_binding(self) -> None:
+        """ConfigError when it would listen to strangers without anybody having said so."""
+        if self.security == "loopback" and not is_loopback(self.host):
+            raise ConfigError(
+                at="AGENT_HOST",
+                got=self.host,
+                want="a loopback address, as there are no keys",
+                fix="set AGENTKIT_SECURITY=none to listen to everybody without encryption",
+            )
+
+    def read_secrets(self) -> dict[str, str]:
+        """The secrets' values; ConfigError says which one can't be read, and never what is in it."""
+        return {name: _read_secret(name, source) for name, source in self.secrets.items()}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`."""
+    if host in ("localhost", ""):
+        return host == "localhost"
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read_secret(name: str, source: SecretSource) -> str:
+    if source.env is not None:
+        if source.env not in os.environ:
+            raise ConfigError(at=f"secrets.{name}", got=f"${source.env}, which is not set", want="a variable that is")
+        return os.environ[source.env]
+    try:
+        return Path(source.file or "").read_text().rstrip("\n")
+    except OSError as exc:
+        raise ConfigError(at=f"secrets.{name}", got=f"{source.file}: {exc}", want="a readable text file") from exc
+    except UnicodeDecodeError:
+        # without the cause: it quotes what is in the file
+        raise ConfigError(at=f"secrets.{name}", got=f"{source.file}, which is not UTF-8", want="a text file") from None
+
+
+def _default_data_dir(environ: Mapping[str, str], machine: str, name: str) -> Path:
+    root = environ.get("AGENTKIT_STATE_DIR") or str(Path(environ.get("HOME", "/")) / ".local/state/agentkit")
+    return Path(root) / "by-hand" / machine / "data" / name
+
+
+def _integer(environ: Mapping[str, str], variable: str, default: int) -> int:
+    text = environ.get(variable, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigError(at=variable, got=text, want="a whole number, 0 or more")
+    return int(text)
+
+
+def _policy(given: Mapping[str, Any]) -> CheckPolicy:
+    try:
+        return CheckPolicy(**given)
+    except TypeError as exc:
+        want = "an object with interval_s, timeout_s and retries, numbers all"
+        raise ConfigError(at="AGENTKIT_HEALTH", got=dict(given), want=want, fix=str(exc)) from exc
+
+
+def _number(environ: Mapping[str, str], variable: str, default: float) -> float:
+    text = environ.get(variable, "")
+    if not text:
+        return default
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(at=variable, got=text, want="a number") from None
+
+
+def _json(environ: Mapping[str, str], variable: str) -> dict[str, Any]:
+    text = environ.get(variable, "")
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as exc:
+        raise ConfigError(at=variable, got=text[:80], want=f"a JSON object ({exc})") from exc
+    if not isinstance(value, dict):
+        raise ConfigError(at=variable, got=text[:80], want="a JSON object")
+    return value

@@ -1,0 +1,95 @@
+"""`running(MyAgent)`: everything that a launched agent has (inbox, health port, checks, timers), without a process or a node."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from agentkit.agent.base import BaseAgent
+from agentkit.agent.caller import Caller, PeerProxy
+from agentkit.directory.base import INBOX_LOCAL, AgentRecord
+from agentkit.directory.static import StaticDirectory
+from agentkit.health.checks import CheckPolicy
+from agentkit.names import AgentId, AgentName, MachineName
+from agentkit.runtime import AgentRuntime
+from agentkit.settings import AgentSettings, SecretSource
+from agentkit.transport.peer import Identity
+
+A = TypeVar("A", bound=BaseAgent)
+
+#: The machine that agents under test are on.
+MACHINE = MachineName("test")
+
+
+@dataclass(frozen=True)
+class Running(Generic[A]):
+    """An agent that takes calls."""
+
+    agent: A
+    endpoint: str  #: of its inbox
+    health_url: str
+    caller: Caller
+
+    async def call(
+        self, method: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None
+    ) -> Any:
+        """Call one of its methods over its real socket."""
+        return await self.caller.call(self.agent.name, method, arguments, timeout=timeout)
+
+    @property
+    def peer(self) -> PeerProxy:
+        """The same, as methods: `await running.peer.count(text="x")`."""
+        return self.caller.peer(self.agent.name)
+
+
+@asynccontextmanager
+async def running(
+    cls: type[A],
+    *,
+    name: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    peers: Mapping[str, str] | None = None,
+    secrets: Mapping[str, SecretSource] | None = None,
+    data_dir: Path | None = None,
+    grace_s: float = 5.0,
+    checks: CheckPolicy | None = None,
+) -> AsyncIterator[Running[A]]:
+    """`cls`, started and ready, until the block ends. `peers`: name -> endpoint of the agents that it calls
+    (another `running(...)`'s `endpoint`). StartupError when it does not come up. `data_dir`: default a temporary one."""
+    with tempfile.TemporaryDirectory(prefix="agentkit-") as scratch:
+        settings = AgentSettings(
+            id=AgentId(MACHINE, AgentName(name or cls.__name__)),
+            config=config or {},
+            health_port=0,
+            data_dir=data_dir or Path(scratch),
+            secrets=secrets or {},
+            grace_s=grace_s,
+            watchdog_s=0,
+            checks=checks or CheckPolicy(),
+        )
+        agent = cls._from_settings(settings, settings.read_secrets())
+        assert isinstance(agent, cls)
+        runtime = AgentRuntime(agent, settings, directory=StaticDirectory(peers, here=MACHINE))
+        try:
+            await runtime.start()
+            endpoint = f"tcp://127.0.0.1:{runtime.port}"
+            record = AgentRecord(
+                id=settings.id,
+                incarnation=settings.incarnation,
+                phase="ready",
+                endpoints={INBOX_LOCAL: endpoint},
+                timeouts_s={method: m.options.timeout_s for method, m in cls.methods.items()},
+            )
+            directory = StaticDirectory(here=MACHINE)
+            directory.put(record)
+            caller = Caller(Identity(AgentId(MACHINE, AgentName("test"))), directory)
+            try:
+                yield Running(agent, endpoint, f"http://127.0.0.1:{runtime.health_port}", caller)
+            finally:
+                caller.close()
+        finally:
+            await runtime.stop()

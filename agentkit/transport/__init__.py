@@ -1,0 +1,1 @@
+"""Sockets: the only room that knows ZeroMQ. Everything above speaks in requests, replies and errors."""

@@ -1,0 +1,183 @@
+"""A channel for one blocking thread: one DEALER, one connection, one call at a time. The rules are channel.py's."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import zmq
+
+from agentkit.errors import (
+    CallError,
+    DeadlineExceeded,
+    Draining,
+    InternalError,
+    PeerLost,
+    TooLarge,
+    Unauthenticated,
+    Unreachable,
+    from_wire,
+)
+from agentkit.names import Incarnation
+from agentkit.resilience.deadline import Deadline
+from agentkit.transport import context, frames
+from agentkit.transport.channel import CONNECT_MS, HANDSHAKE_MS
+from agentkit.transport.monitor import LOST, REFUSED, event_of, watched
+from agentkit.transport.peer import Identity
+from agentkit.wire import codec, values
+from agentkit.wire import envelope as ak
+from agentkit.wire.envelope import READS_ONLY_IN_CALLS, Limits
+
+
+class BlockingChannel:
+    """Calls to one life of one agent, from the thread that made it."""
+
+    def __init__(
+        self,
+        label: str,
+        endpoint: str,
+        me: Identity,
+        *,
+        expected: Incarnation = Incarnation(0),
+        limits: Limits = Limits(),
+    ) -> None:
+        self.label = label
+        self.endpoint = endpoint
+        self.expected = expected
+        self.peer: ak.Welcome | None = None
+        self.is_usable = True
+        self.is_in_use = False  #: its owner's: a call is under way
+        self._is_connected = False
+        self._next_id = 1
+        self._pack = values.Packer().pack
+        self._sock = context.socket(zmq.DEALER, max_frame_bytes=limits.frame_bytes)
+        self._sock.reconnect_ivl = -1
+        self._sock.handshake_ivl = HANDSHAKE_MS
+        self._sock.connect_timeout = CONNECT_MS
+        self._ears = watched(self._sock, int(LOST | REFUSED | zmq.EVENT_CONNECTED))
+        self._both = (self._sock, self._ears)
+        self._sock.connect(endpoint)
+        frames.send(self._sock, [codec.encode(me.hello(expected, limits, (READS_ONLY_IN_CALLS,)))])
+
+    def request(self, method: str, body: bytes, deadline: Deadline) -> Any:
+        """The plain result, or a CallError as in Channel.request. After Draining or a loss the channel is no use any more."""
+        while self.peer is None:
+            self._receive(deadline, f"{self.label}.{method}", sent=False)
+        self._catch_up()
+        if len(body) > self.peer.limits.frame_bytes:
+            raise TooLarge.frame(f"the request for {method}", len(body), self.peer.limits.frame_bytes)
+        id = self._next_id
+        self._next_id += 1
+        self._send([self._pack(codec.request_fields(id, method, deadline.left_ms(), {})), body])
+        while True:
+            message, received = self._receive(deadline, f"{self.label}.{method}", sent=True)
+            match message:
+                case ak.Reply() if message.id == id:
+                    return self._result(received)
+                case ak.Error() if message.id == id:
+                    raise from_wire(message.code, message.message, message.retry_safe, message.details)
+                case ak.GoAway():
+                    self.is_usable = False
+                    if message.last_id < id:
+                        raise Draining(f"{self.label} goes away: {message.reason}")
+                case _:
+                    pass  # the late answer of a call that was given up
+
+    def __del__(self) -> None:
+        """Its thread ended: with it goes the channel."""
+        if hasattr(self, "_poller"):  # else it was never connected
+            self.close()
+
+    def close(self) -> None:
+        """Say BYE and close."""
+        self.is_usable = False
+        if self._sock.closed:
+            return
+        if self.peer is not None and self._is_connected:
+            with contextlib.suppress(zmq.ZMQError):  # it may have gone already, which is what BYE is about
+                frames.send(self._sock, [codec.encode(ak.Bye())])
+        self._sock.disable_monitor()
+        self._ears.close()
+        self._sock.close(linger=200)
+
+    def _catch_up(self) -> None:
+        """Read what came since the last call: mostly nothing, sometimes the GOAWAY that saves this one."""
+        while frames.is_readable(self._sock):
+            try:
+                message = codec.decode(frames.receive(self._sock)[0])
+            except codec.BadFrame as exc:
+                raise self._broken(InternalError(f"{self.label} sent garbage: {exc}")) from exc
+            if isinstance(message, ak.GoAway):
+                raise self._broken(Draining(f"{self.label} goes away: {message.reason}"))
+
+    def _receive(self, deadline: Deadline, what: str, *, sent: bool) -> tuple[ak.Message, list[bytes]]:
+        """The next message for a call. Handles introductions, pings and losses on the way."""
+        while True:
+            ready = frames.readable(self._both, deadline.left_ms() + 1)
+            if self._sock not in ready:  # answers that came before the end count, so the monitor is heard second
+                if ready:
+                    self._hear(sent=sent)
+                elif deadline.has_passed():
+                    self._give_up(sent=sent)
+                    raise DeadlineExceeded(f"{what}: no answer in time", retry_safe=not sent)
+                continue
+            received = frames.receive(self._sock)
+            try:
+                message = codec.decode(received[0])
+            except codec.BadFrame as exc:
+                raise self._broken(InternalError(f"{self.label} sent garbage: {exc}")) from exc
+            match message:
+                case ak.Ping():
+                    self._send_aside(ak.Pong(message.id))
+                case ak.Welcome():
+                    self.peer = message
+                    self._is_connected = True
+                    if not sent:
+                        return message, received
+                case ak.Error() if message.id == 0:
+                    raise self._broken(from_wire(message.code, message.message, message.retry_safe, message.details))
+                case ak.GoAway() if not sent:
+                    raise self._broken(Draining(f"{self.label} goes away: {message.reason}"))
+                case _ if sent:
+                    return message, received
+
+    def _hear(self, *, sent: bool) -> None:
+        event, _ = event_of(frames.receive(self._ears))
+        if event == zmq.EVENT_CONNECTED:
+            self._is_connected = True
+        elif event == REFUSED:
+            raise self._broken(Unauthenticated(f"{self.label} does not accept our key"))
+        elif sent:
+            raise self._broken(PeerLost(f"{self.label}: its connection went"))
+        elif self._is_connected:
+            raise self._broken(Draining(f"{self.label}: its connection went before WELCOME"))
+        else:
+            raise self._broken(Unreachable(f"{self.label}: nobody listens at {self.endpoint}"))
+
+    def _give_up(self, *, sent: bool) -> None:
+        """The deadline passed: the peer is told to stop; without WELCOME the next call had better start afresh."""
+        if not sent:
+            self.is_usable = False
+        else:
+            self._send_aside(ak.Cancel(self._next_id - 1))
+
+    def _send_aside(self, message: ak.Message) -> None:
+        """Something that nothing depends on: if the connection went, the monitor says so, and what that means for the call."""
+        with contextlib.suppress(zmq.Again):
+            frames.send(self._sock, [codec.encode(message)])
+
+    def _send(self, message: list[bytes]) -> None:
+        try:
+            frames.send(self._sock, message)
+        except zmq.Again as exc:
+            raise self._broken(Draining(f"{self.label}: its connection went before the request was sent")) from exc
+
+    def _result(self, received: list[bytes]) -> Any:
+        try:
+            return values.unpack(received[1]) if len(received) > 1 else None
+        except values.Undecodable as exc:
+            raise InternalError(f"{self.label}: {exc}") from exc
+
+    def _broken(self, error: CallError) -> CallError:
+        self.is_usable = False
+        return error

@@ -1,0 +1,395 @@
+"""A channel: one DEALER, one TCP connection, one peer incarnation, many calls at once.
+
+libzmq never reconnects it (`RECONNECT_IVL=-1`): a reconnected socket may hand queued frames to the next process after the caller
+was told `peer_lost`, and an idle one would wake a sleeper. So a channel ends with its connection, and whoever calls opens a new
+one. Requests wait here, never in libzmq's queue, until WELCOME: what is lost before it certainly did not run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, Final
+
+import zmq
+
+from agentkit.clock import now_s
+from agentkit.errors import (
+    CallError,
+    DeadlineExceeded,
+    Draining,
+    PeerLost,
+    TooLarge,
+    Unauthenticated,
+    Unreachable,
+    from_wire,
+)
+from agentkit.names import Incarnation
+from agentkit.observe.log import get_logger
+from agentkit.resilience.deadline import DeadlineQueue
+from agentkit.transport import context, frames
+from agentkit.transport.batch import Batch
+from agentkit.transport.monitor import LOST, REFUSED, Monitor
+from agentkit.transport.peer import Identity
+from agentkit.transport.reader import Reader
+from agentkit.wire import codec, values
+from agentkit.wire import envelope as ak
+from agentkit.wire.envelope import Limits
+
+log = get_logger("agentkit.channel")
+
+#: Longest time from connect to WELCOME, in ms: a process that is only now being started accepts within its start limit.
+HANDSHAKE_MS: Final = 120_000
+#: A host that does not answer at all is given up after this, in ms.
+CONNECT_MS: Final = 3_000
+#: With calls open and nothing heard for so long, the peer is asked for a sign of life, in seconds.
+PING_AFTER_S: Final = 2.0
+#: With nothing heard for so long in spite of it, it counts as lost, in seconds.
+LOST_AFTER_S: Final = 10.0
+
+
+class State(Enum):
+    OPENING = auto()  #: connecting, or waiting for WELCOME; requests wait
+    OPEN = auto()
+    LEAVING = auto()  #: the peer drains: no new calls; last answers are taken, then BYE
+    CLOSED = auto()
+
+
+class _Call:
+    __slots__ = ("body", "future", "idempotent", "meta", "method", "tick")
+
+    def __init__(self, method: str, body: bytes, meta: ak.Meta, future: asyncio.Future[Any], idempotent: bool) -> None:
+        self.method, self.body, self.meta, self.future, self.idempotent = method, body, meta, future, idempotent
+        self.tick = 0
+
+
+class Channel:
+    """Calls to one life of one agent. Belongs to the running loop."""
+
+    def __init__(
+        self,
+        label: str,
+        endpoint: str,
+        me: Identity,
+        *,
+        expected: Incarnation = Incarnation(0),
+        limits: Limits = Limits(),
+        on_end: Callable[[Channel], None] = lambda _: None,
+    ) -> None:
+        """Connects at once. `expected` 0 accepts any life. `on_end` is called when it takes no calls any more and is closed."""
+        self.label = label
+        self.endpoint = endpoint
+        self.expected = expected
+        self.state = State.OPENING
+        self.peer: ak.Welcome | None = None
+        self.is_connected = False
+        self._limits = limits
+        self._on_end = on_end
+        self._pack = values.Packer().pack
+        self._batch = Batch(self._send_request)
+        self._loop = asyncio.get_running_loop()
+        self._next_id = 1
+        self._calls: dict[int, _Call] = {}  # sent
+        self._waiting: dict[int, tuple[_Call, float]] = {}  # not sent yet, in order; with their deadline
+        self._peer_limits = Limits()
+        self._deadlines = DeadlineQueue(self._loop, self._on_deadline)
+        self._heard_s = now_s()
+        self._ping_timer: asyncio.TimerHandle | None = None
+        self._sock = context.socket(zmq.DEALER, max_frame_bytes=limits.frame_bytes)
+        self._sock.reconnect_ivl = -1
+        self._sock.handshake_ivl = HANDSHAKE_MS
+        self._sock.connect_timeout = CONNECT_MS
+        self._sock.sndhwm = self._sock.rcvhwm = 0  # bounded by the calls in flight, which the peer limits
+        self._monitor = Monitor(self._sock, int(LOST | REFUSED | zmq.EVENT_CONNECTED), self._on_connection)
+        self._sock.connect(endpoint)
+        self._reader = Reader(self._sock, self._on_frames)
+        self._send([codec.encode(me.hello(expected, limits))])
+
+    # -- calling ------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it takes new calls."""
+        return self.state in (State.OPENING, State.OPEN)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls without an answer yet."""
+        return len(self._calls) + len(self._waiting)
+
+    def request(
+        self, method: str, body: bytes, at_s: float, meta: ak.Meta, *, idempotent: bool = False
+    ) -> tuple[int, asyncio.Future[Any]]:
+        """Start a call that ends at `at_s`; returns its id (for `cancel`) and its future.
+
+        The future ends with the plain result or a CallError: Draining or Unreachable with `retry_safe` when it
+        certainly did not run and may be tried on another channel, PeerLost when nobody knows."""
+        size = len(body)
+        if size > self._peer_limits.frame_bytes:
+            raise TooLarge.frame(f"the request for {method}", size, self._peer_limits.frame_bytes)
+        id = self._next_id
+        self._next_id = id + 1
+        future: asyncio.Future[Any] = self._loop.create_future()
+        call = _Call(method, body, meta, future, idempotent)
+        call.tick = self._deadlines.add(id, at_s)
+        if self.state is State.OPEN and not self._waiting and len(self._calls) < self._peer_limits.in_flight:
+            self._send_call(id, call, at_s)
+        else:
+            self._waiting[id] = (call, at_s)
+        if self._ping_timer is None:
+            self._heard_s = now_s()
+            self._ping_timer = self._loop.call_later(PING_AFTER_S, self._check_life)
+        return id, future
+
+    def cancel(self, id: int) -> None:
+        """The caller does not want the answer any more."""
+        if self._waiting.pop(id, None) is None:
+            call = self._calls.pop(id, None)
+            if call is None:
+                return
+            self._deadlines.remove(id, call.tick)
+            self._send([codec.encode(ak.Cancel(id))])
+        self._after_answer()
+
+    @property
+    def heard_s(self) -> float:
+        """When the peer last said anything (monotonic); before it did: when the channel was opened."""
+        return self._heard_s
+
+    def ping(self) -> None:
+        """Ask an idle peer for a sign of life, seen in `heard_s`. No call, no deadline, no timer: it wakes nobody but the two."""
+        if self.state is State.OPEN:
+            self._send([codec.encode(ak.Ping(self._next_id))])
+
+    def leave(self) -> None:
+        """Take no new calls; close as soon as the last answer is in."""
+        if self.is_usable:
+            self.state = State.LEAVING
+            self._move_waiting(Draining(f"{self.label} is stopping"))
+            self._after_answer()
+
+    def close(self, error: CallError | None = None) -> None:
+        """End it now. Calls that were sent fail with `error`, else PeerLost."""
+        if self.state is State.CLOSED:
+            return
+        if error is None and self.peer is not None and self.is_connected:
+            self._send([codec.encode(ak.Bye())])
+        self._end(error or PeerLost(f"the channel to {self.label} was closed"), linger_ms=200)
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    def _send(self, message: list[bytes]) -> bool:
+        """Whether libzmq took it."""
+        try:
+            frames.send(self._sock, message)
+        except zmq.Again:
+            # RECONNECT_IVL=-1 and the connection is gone: the monitor's word is on its way
+            self._loop.call_soon(self._lose, "its connection went")
+            return False
+        finally:
+            self._reader.poke()
+        return True
+
+    def _send_call(self, id: int, call: _Call, at_s: float) -> None:
+        budget_ms = int((at_s - now_s()) * 1000)
+        if budget_ms <= 0:
+            self._deadlines.remove(id, call.tick)
+            if not call.future.done():
+                call.future.set_exception(
+                    DeadlineExceeded(f"{self.label}.{call.method}: time was up before it was sent", retry_safe=True)
+                )
+            return
+        self._calls[id] = call
+        message = [self._pack(codec.request_fields(id, call.method, budget_ms, call.meta)), call.body]
+        if len(self._calls) > 1:
+            self._batch.add((id, message))
+        else:
+            self._send_request((id, message))
+
+    def _send_request(self, request: tuple[int, list[bytes]]) -> None:
+        id, message = request
+        call = self._calls.get(id)  # it may have ended since
+        if call is not None and not self._send(message):
+            # the connection went first: it certainly does not run, whatever becomes of the others
+            del self._calls[id]
+            self._fail(id, call, Draining(f"{self.label}: its connection went before the request was sent"))
+
+    def _send_waiting(self) -> None:
+        while self._waiting and self.state is State.OPEN and len(self._calls) < self._peer_limits.in_flight:
+            id = next(iter(self._waiting))
+            call, at_s = self._waiting.pop(id)
+            if len(call.body) > self._peer_limits.frame_bytes:
+                self._fail(
+                    id,
+                    call,
+                    TooLarge.frame(f"the request for {call.method}", len(call.body), self._peer_limits.frame_bytes),
+                )
+            else:
+                self._send_call(id, call, at_s)
+
+    # -- receiving ----------------------------------------------------------------------------------------------------
+
+    def _on_frames(self, received: list[bytes]) -> None:
+        self._heard_s = now_s()
+        try:
+            message = codec.decode(received[0])
+        except codec.BadFrame as exc:
+            log.warning("channel.bad_frame", peer=self.label, why=str(exc))
+            return
+        match message:
+            case ak.Reply():
+                self._on_reply(message.id, received)
+            case ak.Error():
+                self._on_error(message)
+            case ak.Welcome():
+                self._on_welcome(message)
+            case ak.GoAway():
+                self._on_goaway(message)
+            case ak.Ping():
+                self._send([codec.encode(ak.Pong(message.id))])
+            case _:
+                pass  # PONG was heard, which is all it is for; the rest is for inboxes
+
+    def _on_reply(self, id: int, received: list[bytes]) -> None:
+        call = self._calls.pop(id, None)
+        if call is None:
+            return  # cancelled, or its deadline passed
+        self._deadlines.remove(id, call.tick)
+        future = call.future
+        if not future.done():
+            try:
+                future.set_result(values.unpack(received[1]) if len(received) > 1 else None)
+            except values.Undecodable as exc:
+                future.set_exception(from_wire("internal", f"{self.label}.{call.method}: {exc}", False, {}))
+        if self._waiting or self.state is State.LEAVING:
+            self._after_answer()
+
+    def _on_error(self, error: ak.Error) -> None:
+        failure = from_wire(error.code, error.message, error.retry_safe, error.details)
+        if error.id == 0:  # about the channel: refused at HELLO
+            self._end(failure, waiting=failure)
+            return
+        call = self._calls.pop(error.id, None)
+        if call is not None:
+            self._fail(error.id, call, failure)
+            self._after_answer()
+
+    def _on_welcome(self, welcome: ak.Welcome) -> None:
+        if self.state is State.OPENING:
+            self.peer = welcome
+            self._peer_limits = welcome.limits
+            self.state = State.OPEN
+            self._send_waiting()
+
+    def _on_goaway(self, goaway: ak.GoAway) -> None:
+        reason = f"{self.label} goes away: {goaway.reason}"
+        if self.state is State.OPENING:
+            self._end(Draining(reason))
+            return
+        if self.state is State.OPEN:
+            self.state = State.LEAVING
+            # Above last_id nothing was or will be run: these calls move at once.
+            for id in [id for id in self._calls if id > goaway.last_id]:
+                self._fail(id, self._calls.pop(id), Draining(reason))
+            self._move_waiting(Draining(reason))
+            self._after_answer()
+
+    def _after_answer(self) -> None:
+        if self.state is State.OPEN:
+            self._send_waiting()
+        elif self.state is State.LEAVING and not self._calls and not self._waiting:
+            self._send([codec.encode(ak.Bye())])
+            self._end(Draining(f"{self.label} went away"), linger_ms=200)
+
+    # -- losing -------------------------------------------------------------------------------------------------------
+
+    def _on_connection(self, event: int, _value: int) -> None:
+        if event == zmq.EVENT_CONNECTED:
+            self.is_connected = True
+        elif event == REFUSED:
+            error = Unauthenticated(f"{self.label} does not accept our key")
+            self._end(error, waiting=error)
+        else:
+            self._reader.drain_now()  # answers that came before the end count
+            self._lose("its connection went")
+
+    def _lose(self, why: str) -> None:
+        if self.state is State.CLOSED:
+            return
+        if self.peer is None:
+            # Nothing was sent. Accepted and then dropped: a dying process, worth another try. Never accepted: nobody listens.
+            error: CallError = (
+                Draining(f"{self.label}: {why} before WELCOME")
+                if self.is_connected
+                else Unreachable(f"{self.label}: nobody listens at {self.endpoint}")
+            )
+            self._end(error, waiting=error)
+        else:
+            self._end(PeerLost(f"{self.label}: {why}"))
+
+    def _check_life(self) -> None:
+        """Only while calls are open: an idle channel wakes nobody."""
+        self._ping_timer = None
+        if self.state is State.CLOSED or not self.in_flight:
+            return
+        silent_s = now_s() - self._heard_s
+        if self.state is not State.OPENING:
+            if silent_s >= LOST_AFTER_S:
+                self._lose(f"silent for {silent_s:.0f} s")
+                return
+            if silent_s >= PING_AFTER_S:
+                self._send([codec.encode(ak.Ping(self._next_id))])
+        self._ping_timer = self._loop.call_later(PING_AFTER_S, self._check_life)
+
+    def _on_deadline(self, id: int) -> None:
+        waiting = self._waiting.pop(id, None)
+        call = waiting[0] if waiting else self._calls.pop(id, None)
+        if call is None:
+            return
+        if waiting is None:
+            self._send([codec.encode(ak.Cancel(id))])
+        if not call.future.done():
+            error = DeadlineExceeded(
+                f"{self.label}.{call.method}: no answer in time", retry_safe=waiting is not None or call.idempotent
+            )
+            call.future.set_exception(error)
+        self._after_answer()
+
+    def _fail(self, id: int, call: _Call, error: CallError) -> None:
+        self._deadlines.remove(id, call.tick)
+        if not call.future.done():
+            call.future.set_exception(error)
+
+    def _move_waiting(self, error: CallError) -> None:
+        waiting = list(self._waiting.items())
+        self._waiting.clear()
+        for id, (call, _) in waiting:
+            self._fail(id, call, error)
+
+    def _end(self, error: CallError, *, waiting: CallError | None = None, linger_ms: int = 0) -> None:
+        """Everything that was sent ends by `error`; what was not sent by `waiting`, which says that it may be tried again."""
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        self._monitor.close()
+        self._reader.close()
+        self._deadlines.close()
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
+        self._sock.close(linger=linger_ms)
+        for id, _ in self._batch.take():  # it was to leave at the end of this turn: nobody has seen it
+            if id in self._calls:
+                self._waiting[id] = (self._calls.pop(id), 0.0)
+        self._move_waiting(waiting or Draining(f"{self.label}: {error.message}"))
+        calls = deque(self._calls.values())
+        self._calls.clear()
+        for call in calls:
+            if not call.future.done():
+                call.future.set_exception(_for_call(error, call))
+        self._on_end(self)
+
+
+def _for_call(error: CallError, call: _Call) -> CallError:
+    """One exception object per caller (they gather tracebacks); an idempotent method may be run again."""
+    return type(error)(error.message, retry_safe=error.retry_safe or call.idempotent, details=error.details)

@@ -1,0 +1,90 @@
+"""Who is at the other end, as the inbox knows it, and one request of theirs."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+from agentkit.names import AgentId, Incarnation
+from agentkit.wire.envelope import AK1_VERSION, READS_ONLY_IN_CALLS, Hello, Limits, Meta
+from agentkit.wire.plain import PlainRequest
+
+
+class Identity(NamedTuple):
+    """What a side says of itself in HELLO and WELCOME. Scripts have an id too; their incarnation is 0."""
+
+    id: AgentId
+    incarnation: Incarnation = Incarnation(0)
+
+    def hello(self, expected: Incarnation, limits: Limits, capabilities: tuple[str, ...] = ()) -> Hello:
+        return Hello(AK1_VERSION, self.id.name, str(self.id), expected, capabilities, limits)
+
+
+class Peer:
+    """One channel into the inbox (or one plain REQ socket)."""
+
+    __slots__ = (
+        "backlog",
+        "backlog_bytes",
+        "in_flight",
+        "instance",
+        "is_plain",
+        "last_id",
+        "limits",
+        "name",
+        "routing_id",
+        "says_bye",
+    )
+
+    def __init__(
+        self,
+        routing_id: bytes,
+        name: str,
+        instance: str,
+        limits: Limits,
+        capabilities: tuple[str, ...] = (),
+        *,
+        is_plain: bool = False,
+    ) -> None:
+        self.routing_id = routing_id
+        self.name = name
+        self.instance = instance
+        self.limits = limits
+        self.is_plain = is_plain
+        self.says_bye = not is_plain and READS_ONLY_IN_CALLS not in capabilities
+        self.in_flight: dict[int, Inbound] = {}
+        self.last_id = 0  #: highest request id seen; GOAWAY states it
+        self.backlog: deque[list[bytes]] = deque()  #: what its full queue did not take yet
+        self.backlog_bytes = 0
+
+    def __repr__(self) -> str:
+        kind = "plain " if self.is_plain else ""
+        return f"<{kind}peer {self.instance or self.routing_id.hex()}: {len(self.in_flight)} in flight>"
+
+
+class Inbound:
+    """One request on its way to a handler. Answered exactly once, by `Inbox.answer` or `Inbox.refuse`."""
+
+    __slots__ = ("attachments", "body", "budget_ms", "id", "is_answered", "meta", "method", "peer", "plain", "work")
+
+    def __init__(
+        self,
+        peer: Peer,
+        id: int,
+        method: str,
+        budget_ms: int | None,
+        meta: Meta,
+        body: bytes,
+        attachments: list[bytes],
+        plain: PlainRequest | None = None,
+    ) -> None:
+        self.peer = peer
+        self.id = id
+        self.method = method
+        self.budget_ms = budget_ms  #: None: a plain caller, the method's default counts
+        self.meta = meta
+        self.body = body
+        self.attachments = attachments
+        self.plain = plain
+        self.is_answered = False
+        self.work: Any = None  #: whatever the dispatcher hangs here to be able to cancel

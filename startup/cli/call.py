@@ -1,0 +1,90 @@
+"""Call one method of one agent.
+
+    agentkit call TaskManager create title="buy milk" priority=3
+    agentkit call TaskManager list --payload '{"limit": 10}' --timeout 2
+
+A value is read as JSON where it is JSON (3, true, null, [1,2], "3"), else it is text. key=value pairs come on top of
+--payload. With --json: {"result": ...} or {"error": {"code", "message", ...}}. Exit code 1 when the call failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from agentkit.directory.locate import find_node
+from agentkit.errors import CallError, ConfigError
+from startup.cli import exits
+from startup.cli.common import note, say, say_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("agent", metavar="AGENT", help="name, name#slot or machine/name")
+    parser.add_argument("method", metavar="METHOD", help="`agentkit describe AGENT` lists them")
+    parser.add_argument("values", nargs="*", metavar="key=value", help="arguments")
+    parser.add_argument("--payload", metavar="JSON", help="arguments as one JSON object")
+    parser.add_argument(
+        "--timeout", type=float, metavar="S", help="seconds to wait; default: what the method says, else 5"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0 with a result, 1 with an error of the call."""
+    payload = read_arguments(arguments.values, arguments.payload)
+    node = find_node(arguments.cluster)
+    from agentkit.client import BlockingClient
+
+    try:
+        with BlockingClient(node=node.control) as client:
+            result = client.call(arguments.agent, arguments.method, payload, timeout=arguments.timeout)
+    except CallError as exc:
+        return failed(exc, as_json=arguments.json)
+    if arguments.json:
+        say_json({"result": result})
+    else:
+        say(as_text(result))
+    return exits.DONE
+
+
+def read_arguments(values: list[str], payload: str | None) -> dict[str, Any]:
+    """The arguments of a call from `key=value` words and a JSON object; ConfigError names the word that is neither."""
+    arguments: dict[str, Any] = {}
+    if payload is not None:
+        try:
+            arguments = json.loads(payload)
+        except ValueError as exc:
+            raise ConfigError(at="--payload", got=payload, want="a JSON object", fix=str(exc)) from exc
+        if not isinstance(arguments, dict):
+            raise ConfigError(at="--payload", got=payload, want="a JSON object", fix="write '{\"name\": value}'")
+    for word in values:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(
+                at="argument", got=word, want="key=value", fix="quote values with spaces: 'text=two words'"
+            )
+        try:
+            arguments[key] = json.loads(text)
+        except ValueError:
+            arguments[key] = text
+    return arguments
+
+
+def failed(exc: CallError, *, as_json: bool) -> int:
+    """Say why a call failed; the exit code."""
+    details = {key: value for key, value in exc.details.items() if key != "traceback"}
+    if as_json:
+        error = {"code": exc.code, "message": exc.message, "retry_safe": exc.retry_safe, "details": dict(exc.details)}
+        say_json({"error": error})
+    else:
+        note(f"agentkit: {exc.code}: {exc.message}")
+        if details:
+            note(f"  {json.dumps(details, default=str)}")
+        if exc.details.get("traceback"):
+            note(str(exc.details["traceback"]).rstrip())
+    return exits.FAILED
+
+
+def as_text(result: Any) -> str:
+    """Text as it is, anything else as JSON that can be read."""
+    return result if isinstance(result, str) else json.dumps(result, indent=2, default=str)

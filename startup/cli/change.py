@@ -1,0 +1,111 @@
+"""What start, stop and restart have in common: naming agents, proposing who is stopped, waiting, telling how it went."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from agentkit.errors import ConfigError
+from agentkit.names import AgentId
+from startup.cli.cluster import Cluster
+from startup.cli.common import as_typed, has_colour, say, say_json, width_of
+from startup.cli.follow import Aim, Outcome, follow, log_tails
+from startup.plan.revision import Revision
+from startup.spec.fleet import Fleet
+from startup.view import document
+from startup.view.summary import summary_lines
+
+
+def add_agents(parser: argparse.ArgumentParser) -> None:
+    """The arguments of all three."""
+    parser.add_argument("agents", nargs="+", metavar="AGENT", help="name, name#slot or machine/name")
+    parser.add_argument(
+        "--timeout", type=float, metavar="S", help="stop waiting after S seconds (exit 3); the nodes go on"
+    )
+    parser.add_argument("--no-wait", action="store_true", help="return as soon as the nodes have been told")
+
+
+def current(cluster: Cluster) -> Revision:
+    """The revision that is acted on; ConfigError when nothing was ever started, or all of it is going down."""
+    revision = cluster.revision()
+    if revision is None or revision.down:
+        raise ConfigError(
+            at=f"cluster {cluster.name}", got="no fleet" if revision is None else "a fleet going down", want="a running fleet",
+            fix="`agentkit up` starts one",
+        )  # fmt: skip
+    return revision
+
+
+def with_requirements(fleet: Fleet, chosen: Collection[AgentId]) -> set[AgentId]:
+    """`chosen` and every agent that they require, directly or not."""
+    known = set(fleet.ids())
+    below = {
+        spec.id: {target for dependency in spec.dependencies if dependency.required for target in dependency.agents}
+        & known
+        for spec in fleet.agents
+    }
+    return _spread(chosen, below)
+
+
+def with_dependants(fleet: Fleet, chosen: Collection[AgentId]) -> set[AgentId]:
+    """`chosen` and every agent that requires one of them, directly or not."""
+    above: dict[AgentId, set[AgentId]] = {}
+    for spec in fleet.agents:
+        for dependency in spec.dependencies:
+            if dependency.required and len(dependency.agents) == 1:  # with a second provider it can do without this one
+                above.setdefault(dependency.agents[0], set()).add(spec.id)
+    return _spread(chosen, above)
+
+
+def _spread(chosen: Collection[AgentId], edges: Mapping[AgentId, Collection[AgentId]]) -> set[AgentId]:
+    reached, unvisited = set(chosen), list(chosen)
+    while unvisited:
+        more = set(edges.get(unvisited.pop(), ())) - reached
+        reached |= more
+        unvisited += more
+    return reached
+
+
+def set_stopped(cluster: Cluster, revision: Revision, stopped: Collection[AgentId]) -> Revision:
+    """Propose the same fleet with these agents stopped."""
+    return cluster.propose(replace(revision, stopped=frozenset(stopped)))
+
+
+def wait_until_up(
+    arguments: argparse.Namespace,
+    cluster: Cluster,
+    revision: Revision,
+    ids: Sequence[AgentId],
+    *,
+    began: tuple[float, float],
+    **aim: Any,
+) -> int:
+    """Follow `ids` until they are up, and tell. `began`: when the command did, (monotonic, epoch). Returns the exit code."""
+    optional = frozenset(spec.id for spec in revision.fleet.agents if not spec.required) - set(ids)
+    goal = Aim(cluster=cluster.name, wanted=list(ids), optional=optional, number=revision.number, **aim)
+    with cluster.watch() as watch:
+        outcome = follow(watch, goal, began_s=began[0], timeout_s=arguments.timeout)
+    return report(arguments, goal, outcome, began=began)
+
+
+def report(arguments: argparse.Namespace, aim: Aim, outcome: Outcome, *, began: tuple[float, float]) -> int:
+    """What came of it, as text or JSON; the exit code."""
+    elapsed_s = time.monotonic() - began[0]
+    tails = log_tails(outcome.rows, aim.wanted)
+    facts: dict[str, Any] = {"began_s": began[1], "elapsed_s": elapsed_s, "log_tails": tails}
+    if arguments.json:
+        say_json(document.up(aim.cluster, outcome.rows, aim.wanted, **facts))
+    else:
+        look: dict[str, Any] = {
+            "width": width_of(sys.stdout),
+            "colour": has_colour(sys.stdout),
+            "program": as_typed(sys.argv[0]),
+        }
+        say(summary_lines(outcome.rows, aim.wanted, outcome.verdict, **facts, **look))
+    if outcome.message:
+        sys.stderr.write(f"agentkit: {outcome.message}\n")
+    return outcome.exit_code

@@ -1,0 +1,99 @@
+"""List the methods of one agent: what they take, what they return, how long they may last.
+
+With --json: {"result": {...}} with the JSON Schemas of arguments and results, or {"error": {...}}.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from agentkit.directory.locate import find_node
+from agentkit.errors import CallError
+from startup.cli import exits
+from startup.cli.call import failed
+from startup.cli.common import say, say_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("agent", metavar="AGENT", help="name, name#slot or machine/name")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0, or 1 when the agent did not answer."""
+    node = find_node(arguments.cluster)
+    from agentkit.client import BlockingClient
+
+    try:
+        with BlockingClient(node=node.control) as client:
+            told = client.describe(arguments.agent)
+    except CallError as exc:
+        return failed(exc, as_json=arguments.json)
+    if arguments.json:
+        say_json({"result": told})
+    else:
+        say(description_lines(told))
+    return exits.DONE
+
+
+def description_lines(told: Mapping[str, Any]) -> Iterator[str]:
+    """Signature, options and documentation of every method."""
+    yield f"{told['machine']}/{told['instance']}: {told['type']}"
+    yield from _indented(told["doc"], "  ")
+    for name, method in told["methods"].items():
+        yield ""
+        yield f"{name}({', '.join(_parameters(method['arguments']))}){_returns(method['result'])}"
+        options = [
+            f"timeout {method['timeout_s']:g} s" if method.get("timeout_s") else "",
+            "idempotent" if method.get("idempotent") else "",
+            f"concurrency {method['concurrency']}" if method.get("concurrency") else "",
+        ]
+        if any(options):
+            yield f"    {', '.join(filter(None, options))}"
+        yield from _indented(method["doc"], "    ")
+
+
+def _indented(text: str, indent: str) -> Iterator[str]:
+    for line in text.strip().splitlines():
+        yield f"{indent}{line.strip()}" if line.strip() else ""
+
+
+def _parameters(schema: Mapping[str, Any]) -> Iterator[str]:
+    required = schema.get("required", ())
+    for name, property_ in schema.get("properties", {}).items():
+        yield f"{name}: {type_name(property_, schema)}" + ("" if name in required else " = ...")
+
+
+def _returns(schema: Mapping[str, Any]) -> str:
+    return f" -> {type_name(schema, schema)}" if schema else ""
+
+
+def type_name(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
+    """A JSON Schema in as many words as fit into a signature; `root` holds the $defs."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2]
+    if "anyOf" in schema:
+        return " | ".join(dict.fromkeys(type_name(each, root) for each in schema["anyOf"]))
+    if "enum" in schema:
+        return " | ".join(repr(value) for value in schema["enum"])
+    if "const" in schema:
+        return repr(schema["const"])
+    kind = schema.get("type", "any")
+    if kind == "array":
+        return f"list[{type_name(schema.get('items', {}), root)}]"
+    if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"dict[{type_name(schema['additionalProperties'], root)}]"
+    if kind == "object" and schema.get("title") and schema.get("properties"):
+        return str(schema["title"])
+    return str(schema.get("format") or _PYTHON.get(kind, kind))
+
+
+_PYTHON: Final = {
+    "object": "dict",
+    "string": "str",
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "null": "None",
+}

@@ -1,0 +1,71 @@
+"""Which part of a fleet `up` is about, and the revision that comes of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from agentkit.errors import ConfigError
+from agentkit.names import AgentId
+from startup.cli.change import with_dependants, with_requirements
+from startup.cli.common import choose
+from startup.plan.revision import Revision
+from startup.spec.fleet import Fleet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What the command line names; nothing of it: everything."""
+
+    agents: Sequence[str] = ()
+    groups: Sequence[str] = ()
+    without: Sequence[str] = ()  #: --except
+
+    def __bool__(self) -> bool:
+        return bool(self.agents or self.groups or self.without)
+
+    def of(self, fleet: Fleet) -> set[AgentId]:
+        """The ids meant, with all that they require and without all that requires what is left out. ConfigError: unknown names."""
+        everything = set(fleet.ids())
+        known_groups = {spec.group for spec in fleet.agents}
+        for group in self.groups:
+            if group not in known_groups:
+                fix = f"groups of this file: {', '.join(sorted(known_groups))}"
+                raise ConfigError(at="--group", got=group, want="a group of the file", fix=fix)
+        chosen = set(choose(self.agents, everything)) | {spec.id for spec in fleet.agents if spec.group in self.groups}
+        chosen = with_requirements(fleet, chosen) if self.agents or self.groups else everything
+        left_out = with_dependants(fleet, choose(self.without, everything))
+        needed = sorted(str(id) for id in set(choose(self.agents, everything)) & left_out)
+        if needed:
+            raise ConfigError(
+                at="--except", got=", ".join(self.without), want="nothing that the named agents require",
+                fix=f"{', '.join(needed)} can't start without it",
+            )  # fmt: skip
+        return chosen - left_out
+
+
+def next_revision(fleet: Fleet, selection: Selection, current: Revision | None) -> tuple[Revision, list[AgentId]]:
+    """The revision to propose (number and author are filled in then), and the ids that the command waits for, in file order.
+
+    The whole file stands in it, with what is not selected stopped. On a running cluster a selection only adds: what runs
+    stays as it is, also where the file has changed."""
+    chosen = selection.of(fleet)
+    running = current if current is not None and not current.down else None
+    if running is None or not selection:
+        target, kept = fleet, frozenset[AgentId]()
+    else:
+        target = _merged(fleet, running.fleet, chosen)
+        kept = frozenset(running.fleet.ids()) - running.stopped
+    stopped = frozenset(target.ids()) - chosen - kept
+    wanted = [spec.id for spec in target.agents if spec.id in chosen and spec.enabled]
+    return Revision(number=0, author="", time_s=0.0, fleet=target, stopped=stopped), wanted
+
+
+def _merged(new: Fleet, old: Fleet, chosen: Collection[AgentId]) -> Fleet:
+    """`old` with the agents in `chosen` as `new` has them, and the rest of `new` beside."""
+    fresh = {spec.id: spec for spec in new.agents}
+    agents = [fresh[spec.id] if spec.id in chosen else spec for spec in old.agents]
+    agents += [spec for spec in new.agents if spec.id not in {spec.id for spec in old.agents}]
+    machines = {machine.name: machine for machine in (*new.machines, *old.machines)}
+    externals = {external.name: external for external in (*old.externals, *new.externals)}
+    return replace(new, agents=tuple(agents), machines=tuple(machines.values()), externals=tuple(externals.values()))

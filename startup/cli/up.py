@@ -1,0 +1,268 @@
+"""Bring up a fleet, or bring a running one to what its file says now; waits until that is decided.
+
+    agentkit up                                    configs/startup_config.yaml, then startup_config.yaml
+    agentkit up fleet.yaml TaskManager             only this agent and what it requires; stops nothing
+    agentkit up fleet.yaml --group core --except Vision
+
+Checks everything first: any error, and nothing is started (exit 2). Then starts the nodes that are missing, hands them
+the desired state and shows how far it is. Exit 0 when everything required is ready, 1 when something required can't
+be, 3 when --timeout comes first. Ctrl-C detaches (130): the nodes carry on. On a running cluster it prints what
+changes, restarts changed agents in order, and leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentkit.directory.locate import cluster_of, node_files, run_root
+from agentkit.errors import ConfigError, NoNode
+from startup.cli import exits
+from startup.cli.boots import Boot
+from startup.cli.common import note, say, say_json, width_of
+from startup.cli.files import add_file_arguments, counted, file_of, load_file, own_pids, shown
+from startup.node.paths import Places
+
+if TYPE_CHECKING:
+    from agentkit.names import AgentId
+    from startup.cli.cluster import Cluster
+    from startup.plan.revision import Revision
+    from startup.spec.fleet import Fleet
+    from startup.spec.ports import PortPair
+
+#: Lines longer than this are hard to read, however wide the terminal is.
+WIDEST = 110
+#: What ends in one of these is the FILE, not an agent.
+_FILE_ENDINGS = (".yaml", ".yml", ".json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_file_arguments(parser)
+    parser.add_argument("agents", nargs="*", metavar="AGENT", help="only these, and what they require")
+    parser.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="GROUP",
+        help="only this group, and what it requires; may be repeated",
+    )
+    parser.add_argument(
+        "--except",
+        dest="without",
+        action="append",
+        default=[],
+        metavar="AGENT",
+        help="not this agent, nor what requires it; may be repeated",
+    )
+    parser.add_argument(
+        "--timeout", type=float, metavar="S", help="stop waiting after S seconds (exit 3); the nodes go on"
+    )
+    parser.add_argument("--no-wait", action="store_true", help="return as soon as the nodes have the desired state")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """See the module's text for the codes."""
+    began = (time.monotonic(), time.time())
+    _sort_words(arguments)
+    work = _Up(arguments, began)
+    # almost all that is made from here on is kept, most of it modules: looking through it again and again took 12 %
+    gc.disable()
+    try:
+        with ExitStack() as stack:
+            return work.run(stack)
+    except KeyboardInterrupt:
+        carries_on = "detached: the nodes carry on; `agentkit down` stops them"
+        note(carries_on if work.has_ordered else "interrupted: nothing was started")
+        return exits.INTERRUPTED
+
+
+def _sort_words(arguments: argparse.Namespace) -> None:
+    """`up A B` without a FILE: the first word is an agent, too."""
+    word = arguments.file
+    if word is not None and not word.endswith(_FILE_ENDINGS) and "/" not in word and not Path(word).is_file():
+        arguments.agents.insert(0, word)
+        arguments.file = None
+
+
+class _Up:
+    """One `up`, step by step."""
+
+    def __init__(self, arguments: argparse.Namespace, began: tuple[float, float]) -> None:
+        self._arguments = arguments
+        self._began = began
+        self._current: Revision | None = None  #: as the nodes had it before the file was read
+        self.has_ordered = False  #: nodes have been told something: from here on the fleet goes its way without us
+
+    def run(self, stack: ExitStack) -> int:
+        boot = self._boot_ahead(stack)
+        fleet = self._load()
+        if fleet is None:
+            return exits.USAGE
+        refuse_strangers(fleet)
+        cluster = self._nodes(stack, fleet, boot)
+        gc.freeze()
+        gc.enable()
+        return self._hand_over(cluster, fleet)
+
+    def _boot_ahead(self, stack: ExitStack) -> Boot | None:
+        """Begin the imports of a boot process, before any of our own, unless there seem to be nodes of this cluster."""
+        if self._guess is not None and any(node_files(run_root(), self._guess)):
+            return None
+        return stack.enter_context(Boot())
+
+    @cached_property
+    def _guess(self) -> str | None:
+        """The cluster that the file seems to be of, before anything is parsed."""
+        path = file_of(self._arguments)
+        return self._arguments.cluster or (cluster_of(path) if path else None)
+
+    def _load(self) -> Fleet | None:
+        """The fleet; None when it has errors, which are told."""
+        from startup.spec.load import check
+
+        loaded = load_file(self._arguments, previous_ports=self._previous_ports())
+        cluster = loaded.resolved.fleet.cluster if loaded.resolved else None
+        problems = (*loaded.problems, *check(loaded, own_pids=own_pids(cluster) if cluster else ()))
+        if problems:
+            note(shown(problems, min(WIDEST, width_of(sys.stderr))))
+        if not any(problem.severity == "error" for problem in problems):
+            return loaded.fleet
+        message = f"nothing was started: {counted(problems)}"
+        note(f"agentkit: {message}")
+        if self._arguments.json:
+            told = [problem.to_wire() for problem in problems]
+            say_json({"error": {"code": "ConfigError", "message": message, "problems": told}})
+        return None
+
+    def _previous_ports(self) -> Mapping[AgentId, PortPair] | None:
+        """Of the revision that runs: an agent whose port is not written keeps the one that it was given."""
+        if self._guess is None or not any(node_files(run_root(), self._guess)):
+            return None
+        from startup.cli.cluster import Cluster
+        from startup.spec.ports import ports_of
+
+        try:
+            with Cluster.of(self._guess) as cluster:
+                self._current = cluster.revision()
+        except NoNode:  # it was killed
+            return None
+        return ports_of(self._current.fleet) if self._current else None
+
+    def _nodes(self, stack: ExitStack, fleet: Fleet, boot: Boot | None) -> Cluster:
+        """A node for every machine, and a conversation with each."""
+        from agentkit.directory.locate import running_nodes
+        from startup.cli.down import wait_for_a_running_down
+
+        wait_for_a_running_down(fleet.cluster)
+        running = {info.machine for info in running_nodes(fleet.cluster)}
+        missing = [str(machine.name) for machine in fleet.machines if machine.name not in running]
+        if missing:
+            boot = boot or stack.enter_context(Boot())
+            self.has_ordered = True
+            boot.order(fleet.cluster, missing, file=fleet.file, preload=fleet.preload)
+        # while nodes are forked
+        from startup.cli import change, selection  # noqa: F401
+        from startup.cli.cluster import Cluster, connect_when_listening
+
+        if missing and boot is not None:
+            boot.finish()
+        # by path: a node listens before it has written down that it does
+        opened = {str(m.name): connect_when_listening(Places.of(fleet.cluster, m.name)) for m in fleet.machines}
+        return stack.enter_context(Cluster.of(fleet.cluster, opened))
+
+    def _hand_over(self, cluster: Cluster, fleet: Fleet) -> int:
+        """Propose, retry what failed, wait, report."""
+        from startup.cli.change import report
+        from startup.cli.follow import Aim, follow
+        from startup.cli.selection import Selection, next_revision
+
+        arguments = self._arguments
+        summaries = {machine: hello["revision"] for machine, hello in cluster.ask_each("hello").items()}
+        bases = {machine: int(summary["number"]) if summary else 0 for machine, summary in summaries.items()}
+        current = self._running(cluster, summaries.values())
+        selection = Selection(agents=arguments.agents, groups=arguments.group, without=arguments.without)
+        revision, wanted = next_revision(fleet, selection, current)
+        if current is not None:
+            self._tell_difference(cluster, current, revision)
+        self.has_ordered = True
+        revision = cluster.propose(revision, bases)
+        if current is not None:
+            cluster.ask_each("retry")
+        if arguments.no_wait:
+            return self._told(cluster, revision)
+        specs = {spec.id: spec for spec in revision.fleet.agents}
+        aim = Aim(
+            cluster=cluster.name,
+            wanted=wanted,
+            optional=frozenset(id for id in wanted if not specs[id].required),
+            unwanted=frozenset(current.fleet.ids() if current else ()) - set(specs),
+            number=revision.number,
+        )
+        with cluster.watch() as watch:
+            outcome = follow(watch, aim, began_s=self._began[0], timeout_s=arguments.timeout)
+        self._dismiss(cluster, revision.fleet)
+        return report(arguments, aim, outcome, began=self._began)
+
+    def _running(self, cluster: Cluster, summaries: Collection[Mapping[str, Any] | None]) -> Revision | None:
+        """The revision that the nodes follow; None when nothing shall run so far."""
+        alive = [summary for summary in summaries if summary and not summary["down"]]
+        if not alive:
+            return None
+        known = self._current  # reading one takes 50 ms: a fifth of what is left to do on a running cluster
+        newest = max(summary["number"] for summary in alive)
+        return known if known is not None and known.number == newest else cluster.revision()
+
+    def _tell_difference(self, cluster: Cluster, current: Revision, revision: Revision) -> None:
+        from startup.view.diff import diff_lines, difference
+
+        _, rows = cluster.status()
+        by_id = {row.id: row for row in rows}
+        note(diff_lines(difference(current.fleet, current.stopped, revision.fleet, revision.stopped, by_id)))
+
+    def _told(self, cluster: Cluster, revision: Revision) -> int:
+        elapsed_s = round(time.monotonic() - self._began[0], 4)
+        if self._arguments.json:
+            say_json({"cluster": cluster.name, "elapsed_s": elapsed_s, "revision": revision.number})
+        else:
+            say(
+                f"{cluster.name}: the nodes have revision {revision.number}; `agentkit status --watch` shows how far they are"
+            )
+        return exits.DONE
+
+    def _dismiss(self, cluster: Cluster, fleet: Fleet) -> None:
+        """Nodes of machines that the fleet no longer has."""
+        machines: Sequence[str] = [machine.name for machine in fleet.machines]
+        for machine, connection in cluster.connections.items():
+            if machine not in machines:
+                note(f"machine {machine} is no longer part of the fleet: its node stops")
+                connection.ask("stop_node")
+
+
+def refuse_strangers(fleet: Fleet) -> None:
+    """ConfigError when a cluster of that name runs from elsewhere, or for somebody else, or a machine is not this one."""
+    from agentkit.directory.locate import running_nodes
+    from startup.spec.hosts import LOOPBACK, host_key
+
+    for info in running_nodes(fleet.cluster):
+        if info.project_root is not None and Path(info.project_root).resolve() != Path(fleet.project_root).resolve():
+            raise ConfigError(
+                at=f"cluster {fleet.cluster}",
+                got=f"a running one of that name, from {info.file} (project root {info.project_root})",
+                want="one fleet per name",
+                fix="stop that with `agentkit down`, or choose another `cluster:` or --cluster",
+            )
+    for machine in fleet.machines:
+        if host_key(machine.host) != LOOPBACK:
+            raise ConfigError(
+                at=f"machines.{machine.name}.host",
+                got=machine.host,
+                want="an address of this machine",
+                fix="nodes are started on this machine only: leave the variable unset to run all of the fleet here",
+            )

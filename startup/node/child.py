@@ -1,0 +1,184 @@
+"""What a forked process does before it is the agent or program that was ordered, and after: it never returns into the zygote.
+
+It starts as an exact copy of the zygote and sheds it: session, signals, descriptors, environment, working directory, limits,
+affinity, title, seeds. Whatever goes wrong is written to the process's own log and told on the notify socket, because the
+node's view of a process begins with its messages and ends with its exit.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import setproctitle
+
+from startup.node import linux, targets
+
+#: The first descriptor that is handed down (sd_listen_fds(3)).
+FIRST_FD: Final = 3
+
+#: Exit codes of a process that never came to run what was ordered.
+EXIT_FAILED: Final = 1
+EXIT_NOT_EXECUTABLE: Final = 126
+EXIT_NOT_FOUND: Final = 127
+
+
+def become(order: Mapping[str, Any], names: Sequence[str], fds: Sequence[int], *, nofile: int) -> NoReturn:
+    """Turn this fresh fork into the process of `order`. `nofile` is the soft limit on descriptors if the order has none."""
+    code = EXIT_FAILED
+    try:
+        shed(keep=fds)
+        redirect(order["log_path"])
+        code = _run(order, names, len(fds), nofile)
+    except BaseException as exc:  # noqa: BLE001 - nothing may unwind into the zygote's loop
+        code = targets.failed("could not be set up", exc)
+    finally:
+        targets.flush()
+        os._exit(code)
+
+
+def become_here(order: Mapping[str, Any], names: Sequence[str], fds: Sequence[int], *, nofile: int) -> int:
+    """Turn this process, which an operator started, into that of `order`; the exit code. Terminal, session and group stay its own."""
+    _place(fds)
+    linux.close_from(FIRST_FD + len(fds))
+    try:
+        return _run(order, names, len(fds), nofile)
+    finally:
+        targets.flush()
+
+
+def shed(*, keep: Sequence[int] = ()) -> None:
+    """Stop being the process that forked us: a session of our own, default signals, nothing open but 0, 1, 2 and `keep` (as 3, 4, ...)."""
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if signal.getsignal(number) not in (signal.SIG_DFL, None):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as every Python process has it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    _place(keep)
+    linux.close_from(FIRST_FD + len(keep))
+
+
+def _place(fds: Sequence[int]) -> None:
+    """Give `fds` the numbers from 3 on, in order, whatever numbers they have now."""
+    above = FIRST_FD + len(fds)
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in fds]
+    for i, fd in enumerate(high):
+        os.dup2(fd, FIRST_FD + i, inheritable=False)
+
+
+def redirect(log_path: str) -> None:
+    """Standard input from /dev/null, standard output and error appended to `log_path`."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    try:
+        log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:  # a full disk, a folder that was taken away: the process runs on without a log
+        log = os.dup(nowhere)
+    os.dup2(nowhere, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(nowhere)
+    os.close(log)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+
+
+def _run(order: Mapping[str, Any], names: Sequence[str], listeners: int, nofile: int) -> int:
+    """Take on everything that the order says, then run its target; returns the exit code."""
+    target = order["target"]
+    outside = dict(os.environ)
+    environment = dict(order["env"])
+    if listeners:
+        environment |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(listeners), "LISTEN_FDNAMES": ":".join(names)}
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
+    os.umask(order["umask"])
+    setproctitle.setproctitle(order["title"])
+    _mark(environment)
+    _limit(order["nofile"] or nofile)
+    if order["cpu_affinity"]:
+        os.sched_setaffinity(0, order["cpu_affinity"])
+    os.chdir(order["cwd"])
+    _reseed()
+    gc.enable()
+    sys.path[:] = [*order["sys_path"], *(path for path in sys.path if path not in order["sys_path"])]
+    _resolve_secrets(environment, outside, is_agent=target["type"] == "agent")
+    if target["type"] == "agent":
+        return targets.run_agent(target)
+    if target["script"]:
+        for fd in range(FIRST_FD, FIRST_FD + listeners):
+            os.set_inheritable(fd, True)
+        return targets.run_script(target)
+    return _exec(target["argv"], listeners)
+
+
+def _mark(environment: Mapping[str, str]) -> None:
+    """Make this process, and what it forks, findable by what it inherits (endgame.py looks for it)."""
+    marks = (
+        f"{name}={environment[name]}\0" for name in ("AGENTKIT_INCARNATION", "AGENTKIT_NODE") if name in environment
+    )
+    linux.mark_environment("".join(marks).encode())
+
+
+def _limit(nofile: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (nofile if hard == resource.RLIM_INFINITY else min(nofile, hard), hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def _reseed() -> None:
+    """Forks of one process would draw the same numbers."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def _resolve_secrets(environment: Mapping[str, str], outside: Mapping[str, str], *, is_agent: bool) -> None:
+    """Put secrets marked `as_env` into the environment; `{env: NAME}` means a variable of the environment that the node has.
+
+    The others an agent's runtime reads itself, and for that finds NAME as it was; a program never sees them."""
+    for name, ref in json.loads(environment.get("AGENTKIT_SECRETS") or "{}").items():
+        if ref.get("as_env"):
+            os.environ[name] = _secret(name, ref, outside)
+        elif is_agent and ref.get("env") in outside:
+            os.environ.setdefault(ref["env"], outside[ref["env"]])
+
+
+def _secret(name: str, ref: Mapping[str, Any], outside: Mapping[str, str]) -> str:
+    if ref.get("file"):
+        with open(Path(ref["file"]).expanduser(), encoding="utf-8") as file:
+            return file.read().rstrip("\n")
+    try:
+        return outside[ref["env"]]
+    except KeyError:
+        raise LookupError(f"secret {name}: the node's environment has no {ref['env']}; set it before `up`") from None
+
+
+def _exec(argv: Sequence[str], listeners: int) -> int:
+    """Become another program; only returns when that can't be done."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for fd in range(FIRST_FD, FIRST_FD + listeners):
+        os.set_inheritable(fd, True)
+    targets.flush()
+    try:
+        os.execvpe(argv[0], list(argv), os.environ)  # noqa: S606 - no shell is wanted
+    except OSError as exc:
+        where = f" in PATH {os.environ.get('PATH', '')}" if "/" not in argv[0] else ""
+        reason = f"command {argv[0]!r}{where} can't be run: {os.strerror(exc.errno or 0)}"
+        targets.report(reason)
+        return EXIT_NOT_FOUND if isinstance(exc, FileNotFoundError) else EXIT_NOT_EXECUTABLE

@@ -1,0 +1,405 @@
+"""One machine's node: wires the parts together, lives until the machine or the cluster goes down.
+
+Start: what is remembered, the sockets on which agents and operators speak, the zygote, what it has of an earlier node, then the
+stored revision. From then on everything happens in turns.py. End: nothing of this machine runs any more, the others are told,
+the zygote ends, then this process. If it dies instead, the zygote starts the next one, which begins here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import setproctitle
+import uvloop
+
+import startup.spec.wire  # noqa: F401 - takes 40 ms, and is needed as soon as a revision comes: imported in the boot process
+from agentkit._version import VERSION
+from agentkit.clock import SYSTEM_CLOCK
+from agentkit.directory.locate import NodeInfo
+from agentkit.observe import log as logs
+from agentkit.transport.context import close_context
+from agentkit.transport.notify import Notifier
+from startup.node import logfiles, procinfo
+from startup.node.adoption import adopt
+from startup.node.control_server import ControlServer
+from startup.node.exits import Exit, ExitWatch
+from startup.node.feeds import Feeds
+from startup.node.hands import Hands, Running
+from startup.node.listeners import backlog_warning
+from startup.node.memory import Remembering
+from startup.node.mesh import Mesh, MeshTimes
+from startup.node.notify import NotifyServer
+from startup.node.operations import Operations
+from startup.node.options import NodeOptions
+from startup.node.orders import machine_of
+from startup.node.paths import Lock
+from startup.node.senses import Senses
+from startup.node.store import Incarnations, Remembered, Revisions
+from startup.node.table import ClusterTable
+from startup.node.turns import Turns
+from startup.node.zygotes import ZygoteKeeper
+from startup.plan.phase import ALIVE
+from startup.plan.process import Process
+from startup.plan.reconcile import Reconciler
+from startup.plan.revision import CONTROL_VERSION, Revision
+from startup.plan.row import AgentRow
+from startup.plan.rows import LOOPBACK, Place
+
+log = logs.get_logger("node")
+
+#: Log files are looked at for their size so often, in seconds.
+ROTATE_EVERY_S: Final = 15.0
+#: A node that is booted after `down` waits so long for an `up`, in seconds; then it ends as the old revision says.
+NEW_REVISION_WITHIN_S: Final = 30.0
+#: How long the zygote may take to end, in seconds; after that it is left to itself.
+ZYGOTE_ENDS_WITHIN_S: Final = 3.0
+
+
+def run(options: NodeOptions) -> int:
+    """Be the node of `options.places` until it ends; the exit code. Called after the zygote was forked; one thread exists."""
+    places = options.places
+    setproctitle.setproctitle(f"agentkit: node {places.cluster}/{places.machine}")
+    logs.configure(
+        service="node", fmt="auto" if options.foreground else "json", level=os.environ.get("AGENTKIT_LOG_LEVEL", "INFO")
+    )
+    lock = options.lock or Lock(places)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_live(options))
+    finally:
+        close_context()
+        lock.release()
+
+
+async def _live(options: NodeOptions) -> int:
+    node = Node(options)
+    try:
+        await node.start()
+        await node.ended
+    except Exception:
+        log.exception("node.failed")
+        return 1  # without `stop`: agents run on, and the zygote tries another node
+    await node.stop()
+    return 0
+
+
+class Node:
+    """The parts of one node. Implements operations.Owner and mesh.Ears."""
+
+    def __init__(self, options: NodeOptions, *, times: MeshTimes | None = None, random: Random | None = None) -> None:
+        places = options.places
+        loop = asyncio.get_running_loop()
+        self.options = options
+        self.is_ending = False
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.started_s = SYSTEM_CLOCK.wall_s()
+        self._loop = loop
+        self._random = random or Random()
+        self._early_exits: list[Exit] | None = []
+        self._rotate_timer: asyncio.TimerHandle | None = None
+        self._remembering = Remembering()
+        self._revisions = Revisions(places)
+        self._remembered = Remembered(places)
+        incarnations = Incarnations(places)
+        self._table = ClusterTable()
+        self._core = Reconciler(places.machine, self._random)
+        self.turns = Turns(self._core, self._table, on_finished=self._on_finished)
+        self._zygote = ZygoteKeeper(
+            options, on_exit=self._on_exit, on_replaced=self._give_sockets, on_lost=self._watch_orphans
+        )
+        self._hands = Hands(self.turns, places, incarnations, self._zygote, nofile=options.nofile, random=self._random)
+        self.turns.performer = self._hands
+        self.turns.on_change = self._remember
+        self._exits = ExitWatch(self._on_exit)
+        self._hands.on_lent = self._watch_exit
+        self._senses = Senses(self.turns, self._hands, self._zygote)
+        self._mesh = Mesh(places, incarnations.take(), self, times)
+        feeds = Feeds(self._table)
+        self._table.listen(self._tell_others)
+        operations = Operations(self, self.turns, self._hands, self._table, feeds, self._revisions, self._mesh)
+        self._server = ControlServer(places.control, operations.handle)
+        self._notify: NotifyServer | None = None
+
+    # -- start and end
+
+    async def start(self) -> None:
+        """Up to answering operators; agents are on their way from here on."""
+        places = self.options.places
+        places.prepare()
+        if warning := backlog_warning():
+            log.warning("node.backlog", hint=warning)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.leave)
+        self._notify = NotifyServer(places.notify, self._senses.hear)
+        inherited = await self._zygote.start()
+        revision = self._revisions.current
+        self.turns.place = self._place(revision)
+        self._mesh.start(
+            LOOPBACK if revision is None else machine_of(revision.fleet, places.machine).host, self._node_port(revision)
+        )
+        if revision is not None:
+            found = adopt(
+                self._core,
+                self._hands,
+                self._exits,
+                fleet=revision.fleet,
+                remembered=self._remembered.load(),
+                inherited=inherited,
+                ended=self._early_exits or (),
+                node=str(places.control),
+                now_s=self.turns.now_s(),
+                random=self._random,
+            )
+            log.info("node.adopted", adopted=found.adopted, outlived=found.outlived, ended=found.ended)
+            if revision.down and not (found.adopted or found.outlived):
+                # the cluster was taken down and is down: whoever boots this node is about to bring it up again
+                self._loop.call_later(NEW_REVISION_WITHIN_S, self._act_unless_newer, revision)
+            else:
+                self._act_on(revision)
+        self._early_exits = None
+        self._remember_all()
+        await self._server.start()
+        self._write_info()
+        self._mesh.discover()
+        self._rotate_later()
+        log.info(
+            "node.started",
+            pid=os.getpid(),
+            zygote=self._zygote.pid,
+            mesh=self._mesh.endpoint,
+            revision=self._revisions.number,
+        )
+        if self.options.supervised:
+            tell = Notifier.from_environment(os.environ)
+            tell.send_now({"READY": "1", "STATUS": f"node of {places.cluster}/{places.machine}"})
+            tell.close()
+
+    async def stop(self) -> None:
+        """The end on purpose: others are told, the zygote ends, nothing is left but the state directory."""
+        zygote = self._zygote.pid
+        self.turns.close()
+        await self._mesh.bye()
+        self._remember_all()
+        self._remembered.close()
+        if self._rotate_timer is not None:
+            self._rotate_timer.cancel()
+        await self._zygote.stop()
+        await self._hands.close()
+        await self._mesh.close()
+        if self._notify is not None:
+            self._notify.close()
+        self._senses.close()
+        if zygote is not None:
+            await _gone(zygote, ZYGOTE_ENDS_WITHIN_S)
+        self._exits.close()
+        for path in (self.options.places.node, self.options.places.zygote):
+            path.unlink(missing_ok=True)
+        await self._server.close()
+        log.info("node.ended")
+
+    def _on_finished(self) -> None:
+        self.is_ending = True
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    # -- operations.Owner
+
+    def facts(self) -> dict[str, Any]:
+        places, revision = self.options.places, self._revisions.current
+        return {
+            "cluster": places.cluster,
+            "machine": places.machine,
+            "version": VERSION,
+            "control_version": CONTROL_VERSION,
+            "pid": os.getpid(),
+            "file": revision.fleet.file if revision else self.options.file or None,
+            "project_root": revision.fleet.project_root if revision else None,
+            "run_dir": str(places.run),
+            "state_dir": str(places.state),
+            "started_s": self.started_s,
+        }
+
+    def vitals(self) -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "uptime_s": SYSTEM_CLOCK.wall_s() - self.started_s,
+            "memory_mb": _mb(procinfo.pss_bytes(os.getpid())),
+            "zygote_pid": self._zygote.pid,
+            "zygote_memory_mb": _mb(procinfo.pss_bytes(self._zygote.pid)) if self._zygote.pid else None,
+            "not_preloaded": dict(self._zygote.refused),
+            "wakeups": _wakeups(),
+            "turns": self.turns.count,
+            "notifications_dropped": self._notify.dropped if self._notify else 0,
+        }
+
+    def accept(self, revision: Revision) -> None:
+        self._act_on(revision)
+        self._write_info()
+
+    async def memory_mb(self) -> Mapping[str, float]:
+        """Measured on a thread: the kernel walks each process's pages, 0.1-1 ms each."""
+        pids = {str(id): running.pid for id, running in self._hands.running.items()}
+
+        def measure() -> dict[str, float]:
+            found = {id: procinfo.pss_bytes(pid) for id, pid in pids.items()}
+            return {id: round(size / 2**20, 2) for id, size in found.items() if size is not None}
+
+        return await asyncio.to_thread(measure)
+
+    def leave(self) -> None:
+        self._core.leave()
+        self.turns.soon()
+
+    # -- mesh.Ears
+
+    def on_sync(self, machine: str, rows: list[AgentRow]) -> None:
+        self._core.see_rows(self._table.replace_machine(machine, rows), self.turns.now_s())
+        self.turns.soon()
+
+    def on_rows(self, rows: list[AgentRow]) -> None:
+        self._core.see_rows(self._table.update(rows), self.turns.now_s())
+        self._forget_removed()
+        self.turns.soon()
+
+    def on_peers(self) -> None:
+        self._core.see_unreachable(self._mesh.unreachable(), self.turns.now_s())
+        self.turns.soon()
+
+    def own_rows(self) -> list[AgentRow]:
+        return self._table.of_machine(self.options.places.machine)
+
+    def own_number(self) -> int:
+        return self._revisions.number
+
+    def memory(self) -> Any:
+        return self.memory_mb()
+
+    def _tell_others(self, rows: list[AgentRow]) -> None:
+        own = [row for row in rows if row.id.machine == self.options.places.machine]
+        if own:
+            self._mesh.publish(own)
+
+    # -- parts
+
+    def _act_on(self, revision: Revision) -> None:
+        self.turns.place = self._place(revision)
+        self._zygote.preload(revision.fleet.preload)
+        self._core.desire(revision, self.turns.now_s())
+        self._mesh.expect({machine.name for machine in revision.fleet.machines})
+        self._forget_removed()
+        self.turns.soon()
+
+    def _act_unless_newer(self, revision: Revision) -> None:
+        if self._revisions.current is revision:
+            self._act_on(revision)
+
+    def _forget_removed(self) -> None:
+        """Rows of other machines' agents that the fleet no longer has, once nothing of them runs."""
+        specs = self._core.desired.specs
+        self._table.forget([row.id for row in self._table.rows() if row.id not in specs and row.phase not in ALIVE])
+
+    def _place(self, revision: Revision | None) -> Place:
+        places = self.options.places
+        host = machine_of(revision.fleet, places.machine).host if revision else LOOPBACK
+        offset_s = SYSTEM_CLOCK.wall_s() - SYSTEM_CLOCK.now_s()
+        return Place(host=host, wall_offset_s=offset_s, logs=str(places.logs))
+
+    def _node_port(self, revision: Revision | None) -> int | None:
+        return machine_of(revision.fleet, self.options.places.machine).node_port if revision else None
+
+    def _on_exit(self, exit: Exit) -> None:
+        if self._early_exits is not None:
+            self._early_exits.append(exit)  # the zygote's list of what ended while there was no node
+        else:
+            self._hands.ended(exit)
+
+    def _watch_orphans(self) -> None:
+        """The zygote is gone: its agents are our children now, or init's; either way we see their end."""
+        for running in self._hands.running.values():
+            self._watch_exit(running)
+
+    def _watch_exit(self, running: Running) -> None:
+        self._exits.watch(
+            key=str(running.id), incarnation=int(running.incarnation), pid=running.pid, pidfd=os.dup(running.pidfd)
+        )
+
+    def _give_sockets(self) -> None:
+        for id, fds in self._hands.sockets.all().items():
+            self._zygote.keep(str(id), fds)
+
+    def _write_info(self) -> None:
+        places, facts = self.options.places, self.facts()
+        info = NodeInfo(
+            cluster=places.cluster,
+            machine=places.machine,
+            pid=os.getpid(),
+            control=str(places.control),
+            mesh=self._mesh.endpoint,
+            file=facts["file"],
+            project_root=facts["project_root"],
+            started_s=self.started_s,
+        )
+        places.announce(info)
+
+    # -- what is remembered, and logs
+
+    def _remember(self, changed: tuple[Process, ...], removed: tuple[Process, ...]) -> None:
+        gone = {str(p.id): None for p in removed}
+        if self._remembered.change({**self._remembering.of(changed), **gone}):
+            self._remember_all()
+
+    def _remember_all(self) -> None:
+        self._remembered.begin(self._remembering.of(self._core.processes.values()))
+
+    def _rotate_later(self) -> None:
+        self._rotate_timer = self._loop.call_later(ROTATE_EVERY_S, self._rotate)
+
+    def _rotate(self) -> None:
+        """Sizes are looked at here (10 us each), copying is done on a thread."""
+        large = [path for path in self.options.places.logs.glob("*.log") if _size(path) > logfiles.MAX_BYTES]
+        if large:
+            self._loop.run_in_executor(None, lambda: [logfiles.rotate_if_large(path) for path in large])
+        self._rotate_later()
+
+
+async def _gone(pid: int, within_s: float) -> None:
+    """Wait for a process to end."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), within_s)
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _mb(size: int | None) -> float | None:
+    return None if size is None else round(size / 2**20, 2)
+
+
+def _wakeups() -> int:
+    """How often this thread was woken since it began."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("voluntary_ctxt_switches:"):
+            return int(line.split()[1])
+    return 0

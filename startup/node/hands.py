@@ -1,0 +1,266 @@
+"""Doing what was decided: forks, signals, sockets, probes; and telling the reconciler what came of it.
+
+Between a process's exit and the reconciler's hearing of it lies the sweep: "stopped" means that nothing of it is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Final
+
+from agentkit.errors import AgentkitError
+from agentkit.names import AgentId, Incarnation
+from agentkit.observe.log import get_logger
+from startup.node.endgame import Endgame
+from startup.node.exits import Exit
+from startup.node.lending import Lending
+from startup.node.orders import fork_order, listening_on, machine_of
+from startup.node.paths import Places, own_folder
+from startup.node.probes import log_size
+from startup.node.readiness import Waits
+from startup.node.sockets import AgentSockets
+from startup.node.store import Incarnations
+from startup.node.turns import Turns
+from startup.node.zygotes import ZygoteKeeper
+from startup.plan import process as proc
+from startup.plan.actions import (
+    Abort,
+    Action,
+    CloseListeners,
+    Fork,
+    Kill,
+    OpenListeners,
+    ProbeExternal,
+    ProbeReady,
+    Terminate,
+)
+from startup.spec.fleet import AgentSpec, Fleet
+
+log = get_logger("node.hands")
+
+#: Reasons for which a fork does not come about and that the operator has to see.
+_FORK_ERRORS: Final = (AgentkitError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A process that this node looks after."""
+
+    id: AgentId
+    incarnation: Incarnation
+    pid: int
+    pidfd: int
+    log_start: int = 0  #: size of its log before it was forked
+
+
+class Hands:
+    """Performs actions; one for a node. Owns pidfds and sockets, knows which pid is whose."""
+
+    def __init__(
+        self,
+        turns: Turns,
+        places: Places,
+        incarnations: Incarnations,
+        zygote: ZygoteKeeper,
+        *,
+        nofile: int,
+        random: Random,
+    ) -> None:
+        self.running: dict[AgentId, Running] = {}
+        self.by_pid: dict[int, Running] = {}
+        self.sockets = AgentSockets()
+        self.lending = Lending()
+        self.on_lent: Callable[[Running], None] = lambda _: None  #: a process that nobody tells the end of
+        self.on_known: Callable[[Running], None] = lambda _: None  #: from now on it is known whose pid this is
+        self._turns = turns
+        self._core = turns.core
+        self._places = places
+        self._incarnations = incarnations
+        self._zygote = zygote
+        self._nofile = nofile
+        self._random = random
+        self._endgame = Endgame(str(places.control))
+        self._waits = Waits()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._on_order: set[Incarnation] = set()
+        self._ended_early: dict[Incarnation, Exit] = {}
+
+    # -- actions
+
+    def perform(self, action: Action) -> None:
+        """Never raises; what can't be done is told to the reconciler."""
+        match action:
+            case Fork(id):
+                self._order(id)
+            case OpenListeners(id):
+                self._hold_ports(id)
+            case CloseListeners(id):
+                self.sockets.close(id)
+                self._zygote.forget(str(id))
+            case Terminate(id) | Abort(id) | Kill(id):
+                self._signal(action, id)
+            case ProbeReady(id):
+                self._probe(id)
+            case ProbeExternal(name):
+                self._probe_external(name)
+
+    def adopt(self, running: Running) -> None:
+        """A process of an earlier node; its pidfd is ours from now on."""
+        self.running[running.id] = self.by_pid[running.pid] = running
+        self.on_known(running)
+
+    def ended(self, exit: Exit) -> None:
+        """A process is gone (told by the zygote, or seen by ourselves)."""
+        incarnation = Incarnation(exit.incarnation)
+        if incarnation in self._on_order:
+            self._ended_early[incarnation] = exit  # before we heard that it began
+            return
+        id = AgentId.parse(exit.key)
+        running = self.running.get(id)
+        if running is None or running.incarnation != incarnation:
+            return
+        self._waits.stop(id)
+        del self.running[id]
+        self.by_pid.pop(running.pid, None)
+        os.close(running.pidfd)
+        self._core.on(id, lambda p: proc.gone(p, self._turns.now_s()), self._turns.now_s(), incarnation=incarnation)
+        self._turns.soon()
+        self._spawn(self._clear(running, exit.code), f"sweep {id}")
+
+    async def close(self) -> None:
+        """Lets go of everything; processes that still run are not touched."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._waits.close()
+        for running in self.running.values():
+            os.close(running.pidfd)
+        self.running.clear()
+        self.by_pid.clear()
+        self.sockets.close_all()
+
+    # -- forks
+
+    @property
+    def _fleet(self) -> Fleet:
+        revision = self._core.desired.revision
+        assert revision is not None
+        return revision.fleet
+
+    def _order(self, id: AgentId) -> None:
+        spec = self._core.processes[id].spec
+        incarnation = self._incarnations.take()
+        self._core.on(id, lambda p: proc.ordered(p, incarnation), self._turns.now_s())
+        self._on_order.add(incarnation)
+        self._spawn(self._fork(spec, incarnation), f"fork {id}")
+
+    async def _fork(self, spec: AgentSpec, incarnation: Incarnation) -> None:
+        id = spec.id
+        try:
+            fds = self.sockets.open(id, self._wanted(spec))
+            own_folder(self._places.data(id.instance))
+            order = fork_order(spec, self._fleet, self._places, incarnation, self._nofile)
+            log_start = log_size(order.log_path)
+            # who has the longest chain of dependants decides when the last one is ready
+            urgency = self._core.desired.heights.get(id, 0)
+            loan = self.lending.take(id)
+            forked = loan.hand_over(order, fds) if loan else await self._zygote.fork(order, fds, urgency=urgency)
+        except _FORK_ERRORS as exc:
+            self._on_order.discard(incarnation)
+            self._tell(id, incarnation, partial(_fork_failed, str(exc), self._turns.now_s(), self._random))
+            return
+        self._on_order.discard(incarnation)
+        running = Running(id, incarnation, forked.pid, forked.pidfd, log_start)
+        self.running[id] = self.by_pid[forked.pid] = running
+        now_s = self._turns.now_s()
+        self._tell(id, incarnation, lambda p: proc.forked(p, forked.pid, incarnation, now_s))
+        if loan:
+            self._tell(id, incarnation, proc.untimed)
+            self.on_lent(running)
+        self.on_known(running)
+        early = self._ended_early.pop(incarnation, None)
+        if early is not None:
+            self.ended(early)
+
+    def _wanted(self, spec: AgentSpec) -> dict[str, tuple[str, int]]:
+        fleet = self._fleet
+        return listening_on(spec, machine_of(fleet, spec.machine).host, fleet.security)
+
+    def _hold_ports(self, id: AgentId) -> None:
+        try:
+            self.sockets.open(id, self._wanted(self._core.processes[id].spec))
+        except _FORK_ERRORS as exc:
+            log.warning("agent.port", agent=str(id), error=str(exc))  # tried again, and told, when it is forked
+
+    # -- signals and ends
+
+    def _signal(self, action: Terminate | Abort | Kill, id: AgentId) -> None:
+        running = self.running.get(id)
+        if running is None:
+            return  # it is gone already, and being swept
+        match action:
+            case Terminate():
+                self._endgame.terminate(running.pid, running.pidfd)
+            case Abort():
+                self._endgame.abort(running.pid, running.pidfd)
+            case Kill():
+                self._endgame.kill(running.pid, running.pidfd)
+
+    async def _clear(self, running: Running, code: int | None) -> None:
+        left = await self._endgame.sweep(running.pid, int(running.incarnation))
+        if left:
+            log.error("agent.leftovers", agent=str(running.id), pids=[found.pid for found in left])
+        now_s = self._turns.now_s()
+        self._tell(running.id, running.incarnation, lambda p: proc.exited(p, code, now_s, self._random))
+
+    # -- probes
+
+    def _probe(self, id: AgentId) -> None:
+        running = self.running.get(id)
+        if running is None:
+            return
+        spec = self._core.processes[id].spec
+        host = machine_of(self._fleet, spec.machine).host
+
+        def on_ready() -> None:
+            now_s = self._turns.now_s()
+            self._tell(id, running.incarnation, lambda p: proc.ready(p, now_s))
+
+        self._waits.for_program(spec, host, str(self._places.log(id.instance)), running.log_start, on_ready)
+
+    def _probe_external(self, name: str) -> None:
+        external = next((found for found in self._fleet.externals if found.name == name), None)
+        if external is None:
+            return
+
+        def on_answer() -> None:
+            self._core.external_answered(name, self._turns.now_s())
+            self._turns.soon()
+
+        self._waits.for_external(external, lambda: self._core.waits_for_external(name), on_answer)
+
+    # -- telling
+
+    def _tell(
+        self, id: AgentId, incarnation: Incarnation, change: Callable[[proc.Process], proc.Process | proc.Outcome]
+    ) -> None:
+        self._core.on(id, change, self._turns.now_s(), incarnation=incarnation)
+        self._turns.soon()
+
+    def _spawn(self, work: object, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("node.task_failed", task=task.get_name(), exc_info=task.exception())
+
+
+def _fork_failed(reason: str, now_s: float, random: Random, p: proc.Process) -> proc.Outcome:
+    return proc.fork_failed(p, reason, now_s, random)

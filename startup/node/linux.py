@@ -1,0 +1,73 @@
+"""What the kernel offers and Python 3.11 does not wrap. Each function does one system call, or writes one known place in memory."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+from typing import Final
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_FALLOC_FL_COLLAPSE_RANGE: Final = 0x08
+_ALL: Final = ctypes.c_uint(0xFFFFFFFF)
+
+
+def become_subreaper() -> None:
+    """Orphans among our descendants become our children instead of init's. Kept over exec, not inherited by fork."""
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0):
+        raise _failed("prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def close_from(lowest: int) -> None:
+    """Close every descriptor from `lowest` on, however high the limit is."""
+    try:
+        failed = _libc.close_range(ctypes.c_uint(lowest), _ALL, 0)
+    except AttributeError:  # a libc without it (musl, glibc before 2.34)
+        failed = -1
+    if failed:
+        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names, as numbers
+            if int(name) >= lowest:
+                try:
+                    os.close(int(name))
+                except OSError as exc:  # the listing's own descriptor is gone by now
+                    if exc.errno != errno.EBADF:
+                        raise
+
+
+def collapse(fd: int, length: int) -> bool:
+    """Cut the first `length` bytes off a file while others append to it; False where the file system can't (tmpfs, btrfs)."""
+    return bool(_libc.fallocate(fd, _FALLOC_FL_COLLAPSE_RANGE, 0, length) == 0)
+
+
+def mark_environment(marks: bytes) -> bool:
+    """Show `marks` (NAME=value, each ending in NUL) in our /proc/PID/environ, and in that of every process forked from us.
+
+    That file shows the memory where exec left the environment, so in a forked process it shows the parent's, whatever
+    os.environ says. The end of that memory is overwritten: call it after os.environ was replaced (so that nothing points there
+    any more) and after the first setproctitle (which uses the memory from its beginning). False when it is too small."""
+    marks = b"\0" + marks  # whatever stands before them ends there
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[47]), int(fields[48])
+    if not start or end - start < len(marks):
+        return False
+    ctypes.memmove(end - len(marks), marks, len(marks))
+    return True
+
+
+def raise_nofile(wanted: int) -> int:
+    """Raise our soft limit on descriptors to `wanted`, or as far as the hard one allows; returns what it was."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    return soft
+
+
+def _failed(what: str) -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, f"{what}: {os.strerror(code)}")

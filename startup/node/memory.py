@@ -1,0 +1,75 @@
+"""A process as facts for the state directory, and back: how a node knows what its predecessor's processes were doing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any, Final
+
+from agentkit.names import AgentId, Incarnation
+from startup.plan.phase import ALIVE, Health, Phase
+from startup.plan.process import Process
+from startup.plan.row import Stamps
+from startup.spec.fleet import AgentSpec
+
+_PLAIN: Final = (
+    "since_s", "pid", "health_reason", "reason", "slowest_dependency", "fed_s", "streak", "restarts", "last_exit", "last_error",
+    "status_text", "requests", "errors",
+)  # fmt: skip
+
+_STAMPS: Final = tuple(found.name for found in fields(Stamps))
+
+
+def facts_of(p: Process, digest: str) -> dict[str, Any]:
+    """What is worth remembering; `digest` is that of the spec it runs with."""
+    facts = {name: getattr(p, name) for name in _PLAIN}
+    return facts | {
+        "phase": p.phase.value,
+        "health": p.health.value,
+        "incarnation": int(p.incarnation),
+        "digest": digest,
+        "stamps": {name: getattr(p.stamps, name) for name in _STAMPS},
+        "failures": list(p.failures),
+        "timeouts_s": dict(p.timeouts_s),
+        "deadline_s": p.deadline_s if p.phase in (Phase.BACKOFF, Phase.FAILED) else None,
+    }
+
+
+class Remembering:
+    """Facts of processes, with the digest of each spec worked out once."""
+
+    def __init__(self) -> None:
+        self._digests: dict[AgentId, tuple[AgentSpec, str]] = {}
+
+    def of(self, processes: Iterable[Process]) -> dict[str, dict[str, Any]]:
+        """By id, as text."""
+        return {str(p.id): self._of(p) for p in processes}
+
+    def _of(self, p: Process) -> dict[str, Any]:
+        known = self._digests.get(p.id)
+        if known is None or known[0] is not p.spec:
+            known = self._digests[p.id] = (p.spec, p.spec.digest())
+        return facts_of(p, p.digest or known[1])
+
+
+def process_of(facts: Mapping[str, Any], spec: AgentSpec) -> Process:
+    """The process that `facts` tell of, of a slot that `spec` describes now. KeyError, ValueError, TypeError: they tell of none."""
+    return Process(
+        spec=spec,
+        digest="" if facts["digest"] == spec.digest() else facts["digest"],
+        phase=Phase(facts["phase"]),
+        health=Health(facts["health"]),
+        incarnation=Incarnation(facts["incarnation"]),
+        stamps=Stamps(**facts["stamps"]),
+        failures=tuple(facts["failures"]),
+        timeouts_s=facts["timeouts_s"],
+        deadline_s=facts["deadline_s"],
+        **{name: facts[name] for name in _PLAIN},
+    )
+
+
+def without_process(p: Process) -> Process:
+    """A remembered slot that has no process: what it was doing is over, what it may spend is not."""
+    if p.phase in ALIVE or p.phase not in (Phase.BACKOFF, Phase.FAILED, Phase.COMPLETED, Phase.STOPPED):
+        return replace(p, phase=Phase.PENDING, pid=None, deadline_s=None)
+    return replace(p, pid=None)

@@ -1,0 +1,396 @@
+"""Nodes of one cluster telling each other their rows: AK1 over TCP, each node the only author of its machine's rows.
+
+Every node calls every other: what it tells goes over its own channel into the other's inbox, so two nodes have two connections.
+They are found by their node.json below the same root; one that starts greets those that run, and they greet back. Rows travel
+when they change (`mesh.rows`), all of them when a channel opens (`mesh.sync`). Each side pings its own channel and so knows
+whether the other's loop still runs.
+
+    mesh.hello {machine, endpoint, started_s}     I am here: call me back
+    mesh.sync  {machine, number, rows}            everything of my machine; replaces what you know of it
+    mesh.rows  {machine, number, rows}            these have changed
+    mesh.memory {}                                -> {id: PSS in MB} of my agents, measured now
+    mesh.bye   {machine, rows}                    my last words: I end on purpose
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final, Protocol
+
+from agentkit.clock import now_s
+from agentkit.directory.locate import NodeInfo, node_files
+from agentkit.errors import BadRequest, CallError, UnknownMethod
+from agentkit.names import AgentId, AgentName, Incarnation, MachineName
+from agentkit.observe.log import get_logger
+from agentkit.transport.channel import Channel
+from agentkit.transport.inbox import Inbox
+from agentkit.transport.peer import Identity, Inbound
+from agentkit.wire import values
+from startup.node.paths import Places
+from startup.plan.row import AgentRow
+
+log = get_logger("node.mesh")
+
+#: Name under which nodes introduce themselves; no agent can be called so.
+NODE_NAME: Final = AgentName("_node")
+
+
+class PeerState(StrEnum):
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshTimes:
+    """Seconds. An end of the connection makes a peer suspect at once; the rest is for hanging nodes and cut links."""
+
+    ping_s: float = 5.0  #: at rest; costs 2.6 wake-ups of each side
+    suspect_s: float = 3.0  #: a ping has not been answered for so long
+    look_s: float = 1.0  #: between two looks (and pings) while somebody is suspect
+    unreachable_s: float = 10.0  #: nothing was heard for so long
+    call_s: float = 5.0
+    redial_s: tuple[float, float] = (0.1, 5.0)  #: first pause, doubled up to the last
+
+
+class Ears(Protocol):
+    """Who is told what other nodes say (daemon.Node)."""
+
+    def on_sync(self, machine: str, rows: list[AgentRow]) -> None:
+        """All rows of a machine."""
+        ...
+
+    def on_rows(self, rows: list[AgentRow]) -> None:
+        """Rows that have changed."""
+        ...
+
+    def on_peers(self) -> None:
+        """Some machine's state is another now."""
+        ...
+
+    def own_rows(self) -> list[AgentRow]:
+        """This machine's rows, for a sync."""
+        ...
+
+    def own_number(self) -> int:
+        """This machine's revision."""
+        ...
+
+    def memory(self) -> Awaitable[Mapping[str, float]]:
+        """PSS of this machine's agents, by id."""
+        ...
+
+
+@dataclass(slots=True)
+class _Peer:
+    """What is known of one other machine."""
+
+    machine: str
+    heard_s: float
+    pinged_s: float = 0.0  #: when the first ping was sent that nothing has been heard since
+    state: PeerState = PeerState.ALIVE
+    number: int = 0
+    endpoint: str | None = None
+    channel: Channel | None = None
+    is_synced: bool = False
+    said_bye: bool = False
+    pending: dict[AgentId, AgentRow] = field(default_factory=dict)
+    is_sending: bool = False
+    pause_s: float = 0.0
+    redial: asyncio.TimerHandle | None = None
+
+
+class Mesh:
+    """One node's side of it. `start`, then `expect` the fleet's machines; `close` ends it."""
+
+    def __init__(self, places: Places, incarnation: Incarnation, ears: Ears, times: MeshTimes | None = None) -> None:
+        self.endpoint: str | None = None
+        self._places = places
+        self._ears = ears
+        self._times = times or MeshTimes()
+        self._me = Identity(AgentId(MachineName(places.machine), NODE_NAME), incarnation)
+        self._loop = asyncio.get_running_loop()
+        self._inbox: Inbox | None = None
+        self._peers: dict[str, _Peer] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_closing = False
+
+    # -- life
+
+    def start(self, host: str, port: int | None) -> str:
+        """Listen for the others; returns the endpoint. OSError: the port is taken."""
+        self._inbox = Inbox(self._me, self)
+        bound = self._inbox.bind(f"tcp://{host}:{port or '*'}")
+        self.endpoint = f"tcp://{host}:{bound.rpartition(':')[2]}"  # told as asked for: libzmq tells an IPv6 form
+        return self.endpoint
+
+    def discover(self) -> None:
+        """Greet the nodes of this cluster that have left their address below the same root."""
+        root = self._places.run.parent.parent
+        for info in node_files(root, self._places.cluster):
+            if info.machine != self._places.machine and info.mesh:
+                self._learn(info)
+
+    def expect(self, machines: set[str]) -> None:
+        """The other machines of the fleet: silence of one of these is news. What is no longer expected is forgotten."""
+        for machine in machines - self._peers.keys() - {self._places.machine}:
+            self._peers[machine] = _Peer(machine, heard_s=now_s())
+        for machine in self._peers.keys() - machines:
+            self._drop(self._peers.pop(machine))
+        self.discover()
+        self._watch()
+
+    def states(self) -> dict[str, str]:
+        return {machine: peer.state.value for machine, peer in sorted(self._peers.items())}
+
+    def numbers(self) -> dict[str, int]:
+        """The revisions of the machines that were heard of."""
+        return {machine: peer.number for machine, peer in sorted(self._peers.items()) if peer.is_synced or peer.number}
+
+    def unreachable(self) -> frozenset[str]:
+        return frozenset(machine for machine, peer in self._peers.items() if peer.state is PeerState.UNREACHABLE)
+
+    def publish(self, rows: list[AgentRow]) -> None:
+        """Own rows that have changed: told to everybody who has been told all before."""
+        for peer in self._peers.values():
+            if peer.is_synced:
+                peer.pending.update((row.id, row) for row in rows)
+                self._send_soon(peer)
+
+    async def memory(self) -> dict[str, float]:
+        """PSS of the other machines' agents, as far as they answer within the time of a call."""
+        found: dict[str, float] = {}
+        asked = [self._ask(peer, "mesh.memory", {}) for peer in self._peers.values() if peer.is_synced]
+        for answer in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(answer, dict):
+                found |= answer
+        return found
+
+    async def bye(self) -> None:
+        """Last words to everybody: this node ends on purpose, its rows are what they are now."""
+        rows = [row.to_wire() for row in self._ears.own_rows()]
+        asked = [self._ask(peer, "mesh.bye", {"rows": rows}) for peer in self._peers.values() if peer.is_synced]
+        await asyncio.gather(*asked, return_exceptions=True)
+
+    async def close(self) -> None:
+        self._is_closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for peer in self._peers.values():
+            self._drop(peer)
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        inbox, self._inbox = self._inbox, None
+        if inbox is not None:
+            inbox.close()
+
+    # -- transport.inbox.Receiver
+
+    def request(self, inbound: Inbound) -> None:
+        """A word of another node."""
+        assert self._inbox is not None
+        try:
+            said = values.unpack(inbound.body)
+            if inbound.method == "mesh.memory":
+                self._spawn(self._answer_memory(inbound), "mesh:memory")
+                return
+            self._hear(inbound.method, said)
+        except CallError as error:
+            self._inbox.refuse(inbound, error)
+        except (KeyError, TypeError, ValueError) as exc:
+            log.warning("mesh.bad_word", method=inbound.method, error=str(exc))
+            self._inbox.refuse(inbound, BadRequest(f"{inbound.method}: {exc}"))
+        else:
+            self._inbox.answer(inbound, None)
+
+    def abandon(self, inbound: Inbound) -> None:
+        """Nothing runs that could be stopped."""
+
+    async def _answer_memory(self, inbound: Inbound) -> None:
+        assert self._inbox is not None
+        self._inbox.answer(inbound, dict(await self._ears.memory()))
+
+    def _hear(self, method: str, said: Mapping[str, Any]) -> None:
+        machine = str(said["machine"])
+        peer = self._peers.get(machine)
+        if peer is None:
+            peer = self._peers[machine] = _Peer(machine, heard_s=now_s())
+        peer.number = int(said.get("number", peer.number))
+        peer.said_bye = False
+        match method:
+            case "mesh.hello":
+                self._call_back(peer, str(said["endpoint"]))
+            case "mesh.sync":
+                self._ears.on_sync(machine, _rows(said))
+            case "mesh.rows":
+                self._ears.on_rows(_rows(said))
+            case "mesh.bye":
+                self._ears.on_rows(_rows(said))
+                peer.said_bye = True
+            case _:
+                raise UnknownMethod(f"no method {method!r} between nodes")
+        self._heard(peer)
+
+    def _call_back(self, peer: _Peer, endpoint: str) -> None:
+        if peer.endpoint != endpoint and peer.channel is not None:
+            self._drop(peer)  # it was started anew
+        peer.endpoint = endpoint
+        if peer.channel is None:
+            peer.pause_s = 0.0
+            self._dial(peer)
+
+    # -- channels to others
+
+    def _learn(self, info: NodeInfo) -> None:
+        peer = self._peers.setdefault(info.machine, _Peer(info.machine, heard_s=now_s()))
+        if peer.channel is None:
+            peer.endpoint = info.mesh
+            self._dial(peer)
+
+    def _dial(self, peer: _Peer) -> None:
+        if peer.redial is not None:
+            peer.redial.cancel()
+            peer.redial = None
+        if self._is_closing or peer.endpoint is None or peer.channel is not None:
+            return
+        peer.channel = Channel(f"node {peer.machine}", peer.endpoint, self._me, on_end=partial(self._on_end, peer))
+        self._spawn(self._introduce(peer, peer.channel), f"mesh:introduce {peer.machine}")
+
+    async def _introduce(self, peer: _Peer, channel: Channel) -> None:
+        """Everything that we have, once; what changes meanwhile goes after it."""
+        try:
+            await self._ask(peer, "mesh.hello", {"endpoint": self.endpoint})
+            rows = [row.to_wire() for row in self._ears.own_rows()]
+            peer.pending.clear()
+            peer.is_synced = True
+            await self._ask(peer, "mesh.sync", {"rows": rows})
+        except CallError as error:
+            peer.is_synced = False
+            log.debug("mesh.not_introduced", machine=peer.machine, error=str(error))
+            if channel is peer.channel:
+                channel.close()
+            return
+        peer.pause_s = 0.0
+        self._heard(peer)
+        self._send_soon(peer)
+
+    def _on_end(self, peer: _Peer, channel: Channel) -> None:
+        """The connection went; the node may have, too. Tried again for as long as it is expected."""
+        if channel is not peer.channel:
+            return
+        peer.channel = None
+        peer.is_synced = False
+        if self._is_closing or self._peers.get(peer.machine) is not peer:
+            return
+        if not peer.said_bye:
+            self._suspect(peer)
+        first_s, last_s = self._times.redial_s
+        peer.pause_s = min(max(peer.pause_s * 2, first_s), last_s)
+        peer.redial = self._loop.call_later(peer.pause_s, self._redial, peer)
+
+    def _redial(self, peer: _Peer) -> None:
+        peer.redial = None
+        info = NodeInfo.read(self._places.run.parent / peer.machine / "node.json")
+        if info is not None and info.mesh:
+            peer.endpoint = info.mesh
+            self._dial(peer)
+        elif not peer.said_bye:
+            peer.redial = self._loop.call_later(self._times.redial_s[1], self._redial, peer)
+
+    def _drop(self, peer: _Peer) -> None:
+        channel, peer.channel = peer.channel, None
+        peer.is_synced = False
+        if peer.redial is not None:
+            peer.redial.cancel()
+            peer.redial = None
+        if channel is not None:
+            channel.close()
+
+    def _send_soon(self, peer: _Peer) -> None:
+        """One call at a time per peer: what changes while it is on its way goes with the next."""
+        if peer.pending and not peer.is_sending and peer.is_synced:
+            peer.is_sending = True
+            self._spawn(self._send_pending(peer), f"mesh:rows {peer.machine}")
+
+    async def _send_pending(self, peer: _Peer) -> None:
+        try:
+            while peer.pending and peer.is_synced:
+                rows, peer.pending = peer.pending, {}
+                await self._ask(peer, "mesh.rows", {"rows": [row.to_wire() for row in rows.values()]})
+                self._heard(peer)
+        except CallError as error:
+            log.warning("mesh.rows_not_told", machine=peer.machine, error=str(error))
+            if peer.channel is not None:
+                peer.channel.close()  # a sync follows on the next one
+        finally:
+            peer.is_sending = False
+
+    async def _ask(self, peer: _Peer, method: str, said: Mapping[str, Any]) -> Any:
+        if peer.channel is None:
+            raise CallError(f"no connection to the node of {peer.machine}")
+        body = values.pack({"machine": self._places.machine, "number": self._ears.own_number(), **said})
+        _, answer = peer.channel.request(method, body, now_s() + self._times.call_s, {}, idempotent=True)
+        return await answer
+
+    # -- who is there
+
+    def _heard(self, peer: _Peer) -> None:
+        peer.heard_s = now_s()
+        self._to(peer, PeerState.ALIVE)
+
+    def _suspect(self, peer: _Peer) -> None:
+        if peer.state is PeerState.ALIVE:
+            self._to(peer, PeerState.SUSPECT)
+
+    def _to(self, peer: _Peer, state: PeerState) -> None:
+        if peer.state is not state:
+            log.info("mesh.peer", machine=peer.machine, state=state.value, was=peer.state.value)
+            peer.state = state
+            self._ears.on_peers()
+
+    def _watch(self) -> None:
+        """One timer for all peers: pings, and judges silence."""
+        if self._timer is None and self._peers and not self._is_closing:
+            # in step with everything else on this machine that looks now and then: one wake-up serves several
+            is_calm = all(peer.state is not PeerState.SUSPECT for peer in self._peers.values())
+            period_s = self._times.ping_s if is_calm else self._times.look_s
+            self._timer = self._loop.call_later(period_s - now_s() % period_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        times, now = self._times, now_s()
+        for peer in self._peers.values():
+            if peer.said_bye:
+                continue
+            if peer.channel is not None and peer.channel.peer is not None and peer.channel.heard_s > peer.heard_s:
+                peer.heard_s = peer.channel.heard_s
+                self._to(peer, PeerState.ALIVE)
+            if now - peer.heard_s >= times.unreachable_s:
+                self._to(peer, PeerState.UNREACHABLE)
+            elif peer.heard_s < peer.pinged_s <= now - times.suspect_s:
+                self._suspect(peer)
+            if peer.pinged_s <= peer.heard_s:
+                peer.pinged_s = now
+            if peer.channel is not None:
+                peer.channel.ping()
+        self._watch()
+
+    def _spawn(self, work: Any, name: str) -> None:
+        task: asyncio.Task[None] = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("mesh.task_failed", task=task.get_name(), exc_info=error)
+
+
+def _rows(said: Mapping[str, Any]) -> list[AgentRow]:
+    return [AgentRow.from_wire(row) for row in said["rows"]]

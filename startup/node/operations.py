@@ -1,0 +1,192 @@
+"""What can be asked of a node, one method per operation. Names, arguments and results: docs/control.md."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+from agentkit.errors import BadRequest
+from agentkit.names import AgentId, Incarnation, matching
+from startup.errors import Refused
+from startup.node.control_server import Conversation, Telling
+from startup.node.feeds import Feeds
+from startup.node.hands import Hands
+from startup.node.mesh import Mesh
+from startup.node.store import Revisions
+from startup.node.table import ClusterTable
+from startup.node.turns import Turns
+from startup.plan.revision import Revision
+from startup.plan.rows import is_loopback
+
+#: How long other machines' answers are waited for in `status`, in seconds.
+OTHERS_S: Final = 2.0
+
+
+class Owner(Protocol):
+    """The node itself, as far as operations need it (daemon.Node)."""
+
+    is_ending: bool
+
+    def facts(self) -> dict[str, Any]:
+        """Who and where this node is."""
+        ...
+
+    def vitals(self) -> dict[str, Any]:
+        """How this node is."""
+        ...
+
+    def accept(self, revision: Revision) -> None:
+        """Act on a revision that was just stored."""
+        ...
+
+    async def memory_mb(self) -> Mapping[str, float]:
+        """PSS of this machine's agents, by id."""
+        ...
+
+    def leave(self) -> None:
+        """This machine's agents stop, then the node."""
+        ...
+
+
+class Operations:
+    """The `handle` of a ControlServer."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        turns: Turns,
+        hands: Hands,
+        table: ClusterTable,
+        feeds: Feeds,
+        revisions: Revisions,
+        mesh: Mesh,
+    ) -> None:
+        self._owner = owner
+        self._turns = turns
+        self._core = turns.core
+        self._hands = hands
+        self._table = table
+        self._feeds = feeds
+        self._revisions = revisions
+        self._mesh = mesh
+        self._operations: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+            "hello": self._hello,
+            "ping": lambda _: {},
+            "propose": self._propose,
+            "restart": self._restart,
+            "retry": self._retry,
+            "status": self._status,
+            "names": self._names,
+            "attach": self._attach,
+            "stop_node": self._stop_node,
+            "revision": self._revision,
+            "lend": self._lend,
+        }
+
+    def handle(self, conversation: Conversation, id: int, operation: str, arguments: Mapping[str, Any]) -> Any:
+        """A result, an awaitable of one, or a Telling."""
+        if operation == "watch":
+            self._feeds.watch(conversation, id)
+            return Telling(lambda: self._feeds.unwatch(conversation, id))
+        if operation == "directory":
+            name = str(arguments["name"])
+            self._feeds.follow(conversation, id, name)
+            return Telling(lambda: self._feeds.unfollow(conversation, id, name))
+        perform = self._operations.get(operation)
+        if perform is None:
+            known = ", ".join(sorted([*self._operations, "watch", "directory"]))
+            raise BadRequest(f"no operation {operation!r}; there are {known}")
+        return perform(arguments)
+
+    def _hello(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self._owner.facts(), "revision": self._revisions.summary()}
+
+    def _propose(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        if self._owner.is_ending:
+            raise Refused("ending", "this node is on its way out; try again when it is gone")
+        revision = Revision.from_wire(arguments["revision"])
+        check_binding(revision)
+        self._revisions.propose(int(arguments["expected"]), revision, arguments["revision"])
+        self._owner.accept(revision)
+        return {"number": revision.number}
+
+    def _revision(self, _: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The whole of it: what a command that changes a part of it starts from."""
+        return self._revisions.current.to_wire() if self._revisions.current else None
+
+    def _restart(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        ids: dict[AgentId, None] = {}
+        for text in arguments["agents"]:
+            found = matching(str(text), self._core.processes, here=self._core.machine)
+            ids.update(dict.fromkeys(found))
+        restarted = self._core.restart(ids, self._turns.now_s())
+        self._turns.soon()
+        return {"agents": [str(id) for id in restarted]}
+
+    def _retry(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        retried = self._core.retry(self._turns.now_s())
+        self._turns.soon()
+        return {"agents": [str(id) for id in retried]}
+
+    async def _status(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        memory: dict[str, float] = {}
+        if arguments.get("memory"):
+            others = asyncio.wait_for(self._mesh.memory(), OTHERS_S)
+            for found in await asyncio.gather(self._owner.memory_mb(), others, return_exceptions=True):
+                if isinstance(found, Mapping):
+                    memory.update(found)
+        rows = (replace(row, memory_mb=memory.get(str(row.id))) for row in self._table.rows())
+        return {
+            "machine": self._core.machine,
+            "node": self._owner.vitals(),
+            "revision": self._revisions.summary(),
+            "peers": self._mesh.states(),
+            "revisions": {self._core.machine: self._revisions.number, **self._mesh.numbers()},
+            "agents": [row.to_wire() for row in rows],
+        }
+
+    def _names(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        return {"ids": [str(row.id) for row in self._table.rows()]}
+
+    def _attach(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """An agent asks whether its life is the one that counts; of two lives of one slot, only the newer may serve."""
+        id, incarnation = AgentId.parse(arguments["id"]), Incarnation(int(arguments["incarnation"]))
+        running = self._hands.running.get(id)
+        if running is None or running.incarnation != incarnation:
+            now = f"incarnation {running.incarnation} runs" if running else "nothing of it shall run"
+            raise Refused("gone", f"{id} of incarnation {incarnation} is not wanted any more: {now}")
+        return {}
+
+    async def _lend(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The slot's own process stops, `pid` becomes its next; answered once it has been handed everything."""
+        id = AgentId.parse(arguments["id"])
+        loan = self._hands.lending.ask(id, int(arguments["pid"]), str(arguments["socket"]))
+        try:
+            if not self._core.restart([id], self._turns.now_s()):
+                raise Refused("not_wanted", f"{id}: {self._core.desired.why_not(id) or 'not an agent of this machine'}")
+            self._turns.soon()
+            return await loan.handed
+        finally:
+            self._hands.lending.end(loan)
+
+    def _stop_node(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        self._owner.leave()
+        return {}
+
+
+def check_binding(revision: Revision) -> None:
+    """Refused when something would listen beyond loopback without keys, and nobody wrote that this is meant."""
+    fleet = revision.fleet
+    if fleet.security == "curve":
+        raise Refused(
+            "security", "CURVE keys are not supported by this version; leave `security` out, or write `security: none`"
+        )
+    exposed = [f"{machine.name} ({machine.host})" for machine in fleet.machines if not is_loopback(machine.host)]
+    if fleet.security == "loopback" and exposed:
+        raise Refused(
+            "security",
+            f"{', '.join(exposed)} would listen beyond loopback without encryption; "
+            "give loopback addresses, or write `security: none` if everybody there may connect",
+        )

@@ -1,0 +1,111 @@
+"""What is ordered from the zygote for one start of one agent: environment, folders, title, target. Pure but for `inherited`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from functools import cache
+from typing import Final
+
+from agentkit.names import Incarnation
+from startup.node.paths import Places
+from startup.node.zygote_link import ForkOrder
+from startup.plan.rows import LOOPBACK
+from startup.spec.fleet import AgentSpec, AgentTarget, Fleet, MachineSpec
+
+#: What every process gets from the node's own environment, when it is set there (configuration.md, "What a process inherits").
+PASSED: Final = ("PATH", "HOME", "USER", "LANG", "TZ", "VIRTUAL_ENV", "AGENTKIT_DEBUG")
+_PASSED_PREFIX: Final = "LC_"
+#: Files that agents make are the owner's, readable by the group.
+UMASK: Final = 0o027
+
+
+def fork_order(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnation, nofile: int) -> ForkOrder:
+    """The order for a process of `spec` on this machine. Secrets stay references: the child resolves them."""
+    machine = machine_of(fleet, places.machine)
+    return ForkOrder(
+        key=str(spec.id),
+        incarnation=incarnation,
+        title=f"agentkit: agent {fleet.cluster}/{spec.machine}/{spec.name}#{spec.id.slot}",
+        env=environment(spec, fleet, places, incarnation),
+        cwd=machine.workdir or fleet.project_root,
+        log_path=str(places.log(spec.id.instance)),
+        target=asdict(spec.target),
+        sys_path=(fleet.project_root,),
+        cpu_affinity=spec.resources.cpu_affinity,
+        nofile=nofile,
+        umask=UMASK,
+    )
+
+
+def environment(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnation) -> dict[str, str]:
+    """All of it; LISTEN_* are added by the child. An agent's own `env` can replace what is inherited, not what we say."""
+    return {**inherited(spec.pass_env), **spec.env, **_told(spec, fleet, places, incarnation)}
+
+
+def inherited(names: Iterable[str], environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The part of the node's environment that a process gets."""
+    kept = {*PASSED, *names}
+    found = _own_environment() if environ is None else environ
+    return {name: value for name, value in found.items() if name in kept or name.startswith(_PASSED_PREFIX)}
+
+
+@cache
+def _own_environment() -> dict[str, str]:
+    return dict(os.environ)  # it does not change any more, and each reading decodes all of it
+
+
+def machine_of(fleet: Fleet, name: str) -> MachineSpec:
+    """The machine's entry; one with defaults when the fleet does not know it (any more)."""
+    for machine in fleet.machines:
+        if machine.name == name:
+            return machine
+    return MachineSpec(name=name)  # type: ignore[arg-type]
+
+
+def listening_on(spec: AgentSpec, host: str, security: str) -> dict[str, tuple[str, int]]:
+    """LISTEN_FDNAMES -> address, for what the node binds for this agent. Nothing for `sockets: self`."""
+    if spec.sockets == "self":
+        return {}
+    wanted = {"inbox-local": (LOOPBACK, spec.port)}
+    is_off_loopback = security != "loopback" and not host.startswith("127.") and host != "localhost"
+    if is_off_loopback:
+        wanted["inbox"] = (host, spec.port)
+    if spec.health_port:
+        wanted["http"] = (host if is_off_loopback else LOOPBACK, spec.health_port)
+    return wanted
+
+
+def _told(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnation) -> dict[str, str]:
+    check = spec.health_check
+    told = {
+        "AGENT_NAME": str(spec.name),
+        "AGENT_INSTANCE": spec.id.instance,
+        "AGENT_MACHINE": str(spec.machine),
+        "AGENT_CONFIG": json.dumps(spec.config),
+        "NOTIFY_SOCKET": str(places.notify),
+        "AGENTKIT_CLUSTER": fleet.cluster,
+        "AGENTKIT_NODE": str(places.control),
+        "AGENTKIT_INCARNATION": str(incarnation),
+        "AGENTKIT_GRACE_S": f"{spec.shutdown_grace_s:g}",
+        "AGENTKIT_DATA_DIR": str(places.data(spec.id.instance)),
+        "AGENTKIT_SECURITY": fleet.security,
+        "AGENTKIT_HEALTH": json.dumps(
+            {"interval_s": check.interval_s, "timeout_s": check.timeout_s, "retries": check.retries}
+        ),
+    }
+    if spec.port:
+        told["PORT"] = str(spec.port)
+    if spec.health_port:
+        told["HEALTH_CHECK_PORT"] = str(spec.health_port)
+    if spec.watchdog_s:
+        told["WATCHDOG_USEC"] = str(round(spec.watchdog_s * 1e6))
+    if spec.secrets:
+        told["AGENTKIT_SECRETS"] = json.dumps({name: asdict(ref) for name, ref in spec.secrets.items()})
+    if spec.kind == "task":
+        told["AGENTKIT_KIND"] = "task"
+    if isinstance(spec.target, AgentTarget):
+        told["AGENTKIT_LOG_FORMAT"] = "json"
+    return told

@@ -1,0 +1,186 @@
+"""What a node must not forget: the revision it acts on, the incarnations it gave out, what its processes were doing.
+
+Everything is one user's (0600). Revisions and counters are replaced atomically and are on disk before anybody is told of them;
+what the processes were doing outlives the node, not the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, Final, TypeAlias
+
+import msgpack
+
+from agentkit.names import Incarnation
+from startup.errors import Conflict, Refused
+from startup.node.paths import Places, write_atomically
+from startup.plan.process import in_words
+from startup.plan.revision import CONTROL_VERSION, Revision
+
+#: Incarnations taken from the file at a time: one fsync (1-20 ms) serves so many forks, and a crash wastes at most these.
+INCARNATIONS_PER_BLOCK: Final = 1000
+#: Revisions kept for `rollback`.
+REVISIONS_KEPT: Final = 20
+
+#: Changes of processes are written behind the snapshot up to this length; then there is a new snapshot.
+MAX_CHANGES_BYTES: Final = 1024 * 1024
+
+#: memory.facts_of
+Facts: TypeAlias = dict[str, Any]
+
+_CHANGES_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Unreadable(Exception):
+    """A file of ours can't be read; says which, and what to do."""
+
+
+class Revisions:
+    """The current revision and the last few before it."""
+
+    def __init__(self, places: Places, wall_s: Callable[[], float] = time.time) -> None:
+        self._file = places.state / "revision.msgpack"
+        self._folder = places.state / "revisions"
+        self._wall_s = wall_s
+        self.current = self._load(self._file)
+        self._summary: tuple[Revision, dict[str, Any]] | None = None
+
+    @property
+    def number(self) -> int:
+        """0: there is none."""
+        return self.current.number if self.current else 0
+
+    def summary(self) -> dict[str, Any] | None:
+        """What `hello` and `status` tell of the current one; its digest is worked out once."""
+        if self.current is None:
+            return None
+        if self._summary is None or self._summary[0] is not self.current:
+            self._summary = (self.current, self.current.summary())
+        return self._summary[1]
+
+    def propose(self, expected: int, revision: Revision, wire: object = None) -> None:
+        """Make `revision` the current one, on disk. Conflict when another came first, Refused when it can't be ours.
+
+        `wire`: what it was read from, to be stored as it came."""
+        if expected != self.number:
+            raise Conflict(self._conflict(), {"number": self.number})
+        if revision.number <= self.number:
+            raise Refused("bad_revision", f"revision {revision.number} does not follow {self.number}")
+        if revision.control_version != CONTROL_VERSION:
+            raise Refused(
+                "control_version",
+                f"this node speaks control version {CONTROL_VERSION}, the revision is of version {revision.control_version}; "
+                "install the same agentkit on both sides, `agentkit down`, then `up`",
+            )
+        data = msgpack.packb(wire or revision.to_wire())
+        write_atomically(self._file, data)
+        kept = self._folder / f"{revision.number:08d}.msgpack"
+        kept.unlink(missing_ok=True)
+        os.link(self._file, kept)
+        for old in sorted(self._folder.glob("*.msgpack"))[:-REVISIONS_KEPT]:
+            old.unlink(missing_ok=True)
+        self.current = revision
+
+    def earlier(self, number: int) -> Revision | None:
+        """One of the revisions that are kept."""
+        return self._load(self._folder / f"{number:08d}.msgpack")
+
+    def _conflict(self) -> str:
+        if self.current is None:
+            return "conflict: this node has no revision"
+        ago = in_words(max(0.0, self._wall_s() - self.current.time_s))
+        return f"conflict: revision {self.current.number} by {self.current.author} {ago} ago"
+
+    def _load(self, path: Path) -> Revision | None:
+        try:
+            return Revision.from_wire(msgpack.unpackb(path.read_bytes(), strict_map_key=False))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as exc:
+            raise Unreadable(
+                f"{path} is no revision of this version ({exc}); move it away, then `agentkit up` again"
+            ) from exc
+
+
+class Incarnations:
+    """Numbers that are never given twice, whatever crashes in between."""
+
+    def __init__(self, places: Places) -> None:
+        self._file = places.state / "counters"
+        try:
+            self._next = int(self._file.read_text())
+        except FileNotFoundError:
+            self._next = 1
+        except ValueError as exc:
+            raise Unreadable(
+                f"{self._file} holds no number; write one into it that is above every incarnation in the logs"
+            ) from exc
+        self._reserved = self._next
+
+    def take(self) -> Incarnation:
+        """The next one."""
+        if self._next >= self._reserved:
+            self._reserved = self._next + INCARNATIONS_PER_BLOCK
+            write_atomically(self._file, b"%d\n" % self._reserved)
+        taken = self._next
+        self._next += 1
+        return Incarnation(taken)
+
+
+class Remembered:
+    """What the processes were doing, by agent id (as text): a snapshot, and behind it what has changed since.
+
+    A change costs one write to the page cache (10 us), so that whoever kills a node in any instant finds what it knew. Nothing
+    is durable: after a power cut there are no processes to be remembered."""
+
+    def __init__(self, places: Places) -> None:
+        self._snapshot = places.state / "processes.msgpack"
+        self._changes = places.state / "processes.changes"
+        self._file: IO[bytes] | None = None
+
+    def load(self) -> dict[str, Facts]:
+        """Empty when there is nothing readable, or it is from before the machine booted: its pids and times mean nothing now."""
+        try:
+            kept = msgpack.unpackb(self._snapshot.read_bytes(), strict_map_key=False)
+            if kept["boot"] != _boot_id():
+                return {}
+            facts = dict(kept["processes"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
+        facts.update(self._read_changes())
+        return {id: found for id, found in facts.items() if found is not None}
+
+    def begin(self, facts: Mapping[str, Facts]) -> None:
+        """A new snapshot; changes follow it from here on."""
+        self.close()
+        write_atomically(self._snapshot, msgpack.packb({"boot": _boot_id(), "processes": facts}), durable=False)
+        self._file = os.fdopen(os.open(self._changes, _CHANGES_FLAGS, 0o600), "wb", buffering=0)
+
+    def change(self, facts: Mapping[str, Facts | None]) -> bool:
+        """Note what these are doing now; None: the slot is gone. True when it is time to `begin` again."""
+        assert self._file is not None
+        self._file.write(b"".join(msgpack.packb(change) for change in facts.items()))
+        return self._file.tell() > MAX_CHANGES_BYTES
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _read_changes(self) -> Iterator[tuple[str, Facts | None]]:
+        try:
+            with open(self._changes, "rb") as file:
+                for id, facts in msgpack.Unpacker(file, strict_map_key=False):
+                    yield str(id), facts
+        except (OSError, ValueError, TypeError):
+            return  # the last one may have been cut off in the middle
+
+
+@cache
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip()

@@ -1,0 +1,67 @@
+"""What a node is told to do: small values, performed by `startup.node`, compared by tests. No imports of effects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from agentkit.names import AgentId
+
+
+@dataclass(frozen=True, slots=True)
+class OpenListeners:
+    """Bind the ports of a slot (nothing to do for `sockets: self`, or when they are open)."""
+
+    id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
+class CloseListeners:
+    """Give the ports back: nobody will serve them for a while, so callers should be refused rather than wait."""
+
+    id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Fork the slot's process; answered with `forked` or `fork_failed`."""
+
+    id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReady:
+    """The process can't notify: probe it as its spec says until it is ready."""
+
+    id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """SIGTERM: it shall go, and has its grace period for that."""
+
+    id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """SIGABRT: it is stuck; all its stacks land in its log on the way out."""
+
+    id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL to whatever is left of it."""
+
+    id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeExternal:
+    """Somebody waits for this external: probe it until it answers; answered with `external_answered`."""
+
+    name: str
+
+
+Action: TypeAlias = OpenListeners | CloseListeners | Fork | ProbeReady | Terminate | Abort | Kill | ProbeExternal

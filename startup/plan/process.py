@@ -1,0 +1,355 @@
+"""One slot's process without I/O: events in, a new `Process` and actions out.
+
+    pending -> waiting <-> skipped            wanted; blocked; a cause makes it hopeless, and is gone again
+    waiting -> forked -> importing -> starting -> ready          unblocked, then what the process says of itself
+    any alive -> stopping -> stopped | waiting | (failure)       told to go, or going by itself
+    failure -> waiting (at once) | backoff -> waiting | failed -> waiting (slowly)
+    a task's exit 0 -> completed
+
+Times are monotonic seconds. Each function asserts nothing about its source phase that a race could break: an event that
+no longer fits (READY from a process that was told to go) leaves the process as it is.
+
+Covered here: phases, deadlines, the restart budget. Not here: when a slot is wanted or unblocked (reconcile.py).
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from random import Random
+from typing import Any, Final, TypeAlias
+
+from agentkit.names import AgentId, Incarnation
+from startup.plan.actions import Abort, Action, CloseListeners, Fork, Kill, OpenListeners, ProbeReady, Terminate
+from startup.plan.phase import ALIVE, COMING_UP, Health, Phase
+from startup.plan.row import Stamps
+from startup.spec.fleet import AgentSpec, AgentTarget
+
+#: How long an aborted process may write its stacks before it is killed, seconds.
+ABORT_GRACE_S: Final = 2.0
+#: A killed process that is still there (in the kernel's uninterruptible sleep) is killed again this often, seconds.
+KILL_AGAIN_S: Final = 5.0
+#: From here on a watchdog's deadline is a whole second.
+_LONG_WATCHDOG_S: Final = 10.0
+
+
+class Leaving(StrEnum):
+    """Why a process is on its way out, or nothing."""
+
+    NO = ""
+    STOP = "stopped"  #: it is not wanted any more
+    RESTART = "restarted"  #: it shall come again: asked by an operator, or its spec has changed
+    START_TIMEOUT = "start timeout"
+    WATCHDOG = "watchdog"
+    ITSELF = "left by itself"  #: it said STOPPING=1 unasked
+
+
+#: We asked, so its exit is no failure.
+ASKED: Final = frozenset({Leaving.STOP, Leaving.RESTART})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """Everything known of one slot on this machine. `phase`, `health`, `because`, `reason` read like a row's."""
+
+    spec: AgentSpec
+    digest: str = ""  #: of the spec that an adopted process was started with; empty: that of `spec`
+    phase: Phase = Phase.PENDING
+    since_s: float = 0.0  #: when this phase began
+    deadline_s: float | None = None  #: when `due` has something to say; what, depends on the phase
+    leaving: Leaving = Leaving.NO
+    pid: int | None = None
+    incarnation: Incarnation = Incarnation(0)
+    health: Health = Health.OK
+    health_reason: str = ""
+    trouble: str = ""  #: ready, but a required dependency is gone: shown as degraded
+    reason: str = ""
+    waiting_for: tuple[str, ...] = ()
+    because: str = ""
+    slowest_dependency: str = ""
+    stamps: Stamps = field(default_factory=Stamps)  #: monotonic here; rows hold wall-clock time
+    fed_s: float | None = None  #: the last WATCHDOG=1; None: it never fed one, so none is expected
+    failures: tuple[float, ...] = ()  #: when it failed and was started again, within the window
+    streak: int = 0  #: failures in a row, without a stable period between them
+    restarts: int = 0  #: by the budget, since the slot is wanted
+    last_exit: str = ""
+    last_error: str = ""
+    excuse: str = ""  #: what it, or we, said of its failing, before it was gone
+    status_text: str = ""
+    timeouts_s: Mapping[str, float] = field(default_factory=dict)
+    requests: int = 0
+    errors: int = 0
+
+    @property
+    def id(self) -> AgentId:
+        return self.spec.id
+
+
+Outcome: TypeAlias = tuple[Process, list[Action]]
+
+#: What is no longer true once a slot is looked at anew.
+_BLANK: Final[Mapping[str, Any]] = {"reason": "", "because": "", "waiting_for": ()}
+#: What only the process itself can say, so a new one has not said it yet.
+_UNTOLD: Final[Mapping[str, Any]] = {
+    "pid": None, "health": Health.OK, "health_reason": "", "status_text": "", "fed_s": None,
+    "excuse": "", "digest": "",
+}  # fmt: skip
+
+
+def new(spec: AgentSpec, now_s: float) -> Process:
+    """A slot that was just heard of."""
+    return Process(spec=spec, since_s=now_s)
+
+
+def runs(p: Process, spec: AgentSpec) -> bool:
+    """Whether its process is what `spec` asks for. Compares values first: a digest costs 0.1 ms, and 1,000 agents
+    have one each."""
+    if not p.digest and (spec is p.spec or spec == p.spec):
+        return True
+    return (p.digest or p.spec.digest()) == spec.digest()
+
+
+def wanted(p: Process, now_s: float) -> Outcome:
+    """It shall run: hold its ports from now on, so that nobody takes them while it waits."""
+    p = _to(p, Phase.WAITING, now_s, **_BLANK, failures=(), streak=0, restarts=0, stamps=Stamps(wanted_s=now_s))
+    return p, [OpenListeners(p.id)]
+
+
+def blocked(p: Process, now_s: float, *, waiting_for: tuple[str, ...], because: str, reason: str) -> Process:
+    """What keeps it from starting; `because` names the root cause when no waiting helps."""
+    phase = Phase.SKIPPED if because else Phase.WAITING
+    if (p.phase, p.waiting_for, p.because, p.reason) == (phase, waiting_for, because, reason):
+        return p
+    since_s = p.since_s if p.phase is phase else now_s
+    return replace(
+        p, phase=phase, since_s=since_s, waiting_for=waiting_for, because=because, reason=reason, deadline_s=None
+    )
+
+
+def unblocked(p: Process, now_s: float, *, slowest_dependency: str = "") -> Outcome:
+    """Nothing is in its way: fork it. It counts as alive from here on, its pid comes with `forked`."""
+    stamps = Stamps(wanted_s=p.stamps.wanted_s, unblocked_s=now_s)
+    p = _to(p, Phase.FORKED, now_s, **_BLANK, **_UNTOLD, stamps=stamps, slowest_dependency=slowest_dependency)
+    p = replace(p, deadline_s=now_s + p.spec.start_timeout_s)
+    return p, [Fork(p.id)]
+
+
+def ordered(p: Process, incarnation: Incarnation) -> Process:
+    """The fork is on order: from here on, what is told of `incarnation` is about this process."""
+    return replace(p, incarnation=incarnation)
+
+
+def forked(p: Process, pid: int, incarnation: Incarnation, now_s: float) -> Outcome:
+    """The fork came about. If it was told to go meanwhile, it goes now; if its end was told first, it stays ended."""
+    if p.phase is not Phase.FORKED and p.phase is not Phase.STOPPING:
+        return p, []
+    p = replace(p, pid=pid, incarnation=incarnation, stamps=replace(p.stamps, forked_s=now_s))
+    if p.phase is Phase.STOPPING:
+        return p, [Terminate(p.id)]
+    return p, [] if p.spec.ready.notify else [ProbeReady(p.id)]
+
+
+def untimed(p: Process) -> Process:
+    """Its start may take as long as it likes: somebody steps through it with a debugger."""
+    return replace(p, deadline_s=None) if p.phase in COMING_UP else p
+
+
+def fork_failed(p: Process, reason: str, now_s: float, random: Random) -> Outcome:
+    """There is no process: a port is taken, the zygote refuses, memory is short."""
+    p = replace(p, pid=None)
+    if p.leaving in ASKED:
+        return _left(p, now_s)
+    return _failed(p, reason, now_s, random)
+
+
+def adopted(p: Process, *, pid: int, incarnation: Incarnation, phase: Phase, now_s: float) -> Outcome:
+    """A process of an earlier node, found alive. What it was doing is `phase`; unknown progress counts from now."""
+    coming_up = phase in COMING_UP
+    patience_s = {Phase.READY: 0.0, Phase.STOPPING: p.spec.shutdown_grace_s}.get(phase, p.spec.start_timeout_s)
+    deadline_s = now_s + patience_s
+    p = replace(
+        p,
+        phase=phase,
+        pid=pid,
+        incarnation=incarnation,
+        since_s=now_s,
+        deadline_s=deadline_s,
+        fed_s=now_s if p.fed_s else None,
+    )
+    return p, [ProbeReady(p.id)] if coming_up and not p.spec.ready.notify else []
+
+
+def progressed(p: Process, phase: Phase, now_s: float) -> Process:
+    """It says that it is importing or starting. Never backwards, and nothing a leaving process says counts."""
+    if phase is Phase.IMPORTING and p.phase is Phase.FORKED:
+        return replace(p, phase=phase, since_s=now_s, stamps=replace(p.stamps, importing_s=now_s))
+    if phase is Phase.STARTING and p.phase in (Phase.FORKED, Phase.IMPORTING):
+        return replace(p, phase=phase, since_s=now_s, stamps=replace(p.stamps, starting_s=now_s))
+    return p
+
+
+def ready(p: Process, now_s: float, timeouts_s: Mapping[str, float] | None = None) -> Process:
+    """READY=1, or its probe succeeded. Told again (to a new node) it only refreshes what it says."""
+    if p.phase not in COMING_UP and p.phase is not Phase.READY:
+        return p
+    told = p.timeouts_s if timeouts_s is None else timeouts_s
+    if p.phase is Phase.READY:
+        return p if told == p.timeouts_s else replace(p, timeouts_s=told)
+    # an agent's runtime feeds the watchdog by itself, so it is expected to from here on; a program only once it did
+    fed_s = now_s if isinstance(p.spec.target, AgentTarget) else p.fed_s
+    p = _to(p, Phase.READY, now_s, stamps=replace(p.stamps, ready_s=now_s), timeouts_s=told, fed_s=fed_s)
+    return replace(p, deadline_s=_watchdog_deadline_s(p))
+
+
+def fed(p: Process, now_s: float) -> Process:
+    """WATCHDOG=1. The deadline stays: it is moved when it comes, so that feeding re-arms no timer."""
+    p = replace(p, fed_s=now_s)
+    if p.phase is Phase.READY and p.deadline_s is None:
+        p = replace(p, deadline_s=_watchdog_deadline_s(p))
+    return p
+
+
+def leaves(p: Process, now_s: float) -> Process:
+    """STOPPING=1: expected when we asked; else it has its grace period and then counts as failed."""
+    if p.phase not in ALIVE or p.phase is Phase.STOPPING:
+        return p
+    return _to(p, Phase.STOPPING, now_s, leaving=Leaving.ITSELF, deadline_s=now_s + p.spec.shutdown_grace_s)
+
+
+def stop(p: Process, now_s: float, why: Leaving) -> Outcome:
+    """Tell it to go (SIGTERM, grace, SIGKILL); a slot without a process is stopped, or waiting again, at once."""
+    if p.phase not in ALIVE:
+        return _left(replace(p, leaving=why), now_s)
+    if p.phase is Phase.STOPPING:
+        # on its way already, for whatever reason: what counts is what shall be afterwards. An abort's short limit stays
+        return replace(p, leaving=why), []
+    p = _to(p, Phase.STOPPING, now_s, leaving=why, deadline_s=now_s + p.spec.shutdown_grace_s)
+    return p, [Terminate(p.id)] if p.pid is not None else []
+
+
+def forgiven(p: Process) -> Process:
+    """An operator looked at it: the budget starts anew."""
+    return replace(p, failures=(), streak=0)
+
+
+def gone(p: Process, now_s: float) -> Process:
+    """It has ended; what it left behind is still being cleared away. `exited` follows."""
+    if p.phase not in ALIVE:
+        return p
+    return _to(p, Phase.STOPPING, now_s, leaving=p.leaving, pid=None)
+
+
+def exited(p: Process, code: int | None, now_s: float, random: Random) -> Outcome:
+    """Nothing of it is left. `code`: its exit code, -N for signal N, None when nobody could reap it."""
+    lived_s = now_s - (p.stamps.forked_s if p.stamps.forked_s is not None else p.since_s)
+    how = describe_exit(code)
+    if p.leaving not in ASKED and p.leaving is not Leaving.NO:
+        how = f"{p.leaving.value} ({how})"
+    p = replace(p, last_exit=f"{how} after {in_words(lived_s)}", pid=None)
+    if p.leaving in ASKED:
+        return _left(p, now_s)
+    if code == 0 and p.spec.kind == "task" and p.leaving in (Leaving.NO, Leaving.ITSELF):
+        return _to(p, Phase.COMPLETED, now_s), [CloseListeners(p.id)]
+    if code == 0:
+        how += ", unasked; write `kind: task` if it is meant to end"
+    return _failed(p, p.excuse or how, now_s, random)
+
+
+def due(p: Process, now_s: float) -> Outcome:
+    """Its deadline has come."""
+    if p.deadline_s is None or now_s < p.deadline_s:
+        return p, []
+    if p.phase in COMING_UP:
+        said = f"; its last word: {p.status_text}" if p.status_text else ""
+        limit = in_words(p.spec.start_timeout_s)
+        p = replace(
+            p,
+            excuse=f"not ready within {limit} (was {p.phase.value}{said}); its stacks are in its log",
+        )
+        return _abort(p, now_s, Leaving.START_TIMEOUT)
+    if p.phase is Phase.STOPPING:
+        return replace(p, deadline_s=now_s + KILL_AGAIN_S), [Kill(p.id)]
+    if p.phase in (Phase.BACKOFF, Phase.FAILED):
+        reopen: list[Action] = [OpenListeners(p.id)] if p.phase is Phase.FAILED else []
+        p = _to(p, Phase.WAITING, now_s, **_BLANK, stamps=Stamps(wanted_s=now_s), restarts=p.restarts + 1)
+        return p, reopen
+    if p.phase is Phase.READY:
+        deadline_s = _watchdog_deadline_s(p)
+        if deadline_s is None or deadline_s > now_s:
+            return replace(p, deadline_s=deadline_s), []
+        p = replace(p, excuse=f"its loop was stuck for {in_words(p.spec.watchdog_s)}; the stacks are in its log")
+        return _abort(p, now_s, Leaving.WATCHDOG)
+    return replace(p, deadline_s=None), []
+
+
+def describe_exit(code: int | None) -> str:
+    """`exit 1`, `signal SIGKILL`, or that nobody knows."""
+    if code is None:
+        return "exit unknown"
+    if code >= 0:
+        return f"exit {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def in_words(seconds: float) -> str:
+    """A duration for people: `0.31 s`, `12 s`, `4 min`, `3 h`."""
+    if seconds < 10:
+        return f"{seconds:.2g} s" if seconds >= 0.01 else "0 s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def _left(p: Process, now_s: float) -> Outcome:
+    """It is gone as we asked."""
+    if p.leaving is Leaving.RESTART:
+        return _to(p, Phase.WAITING, now_s, **_BLANK, stamps=Stamps(wanted_s=now_s)), [OpenListeners(p.id)]
+    return _to(p, Phase.STOPPED, now_s, **_BLANK), [CloseListeners(p.id)]
+
+
+def _failed(p: Process, reason: str, now_s: float, random: Random) -> Outcome:
+    """Spend the budget: at once after a stable period, then slower, then not for a long time."""
+    p = replace(p, last_error=reason)
+    policy = p.spec.restart
+    ready_s = p.stamps.ready_s
+    was_stable = ready_s is not None and now_s - ready_s >= policy.stable_after_s
+    streak = 1 if was_stable else p.streak + 1
+    recent = tuple(at_s for at_s in p.failures if at_s > now_s - policy.window_s)
+    if policy.policy == "never" or len(recent) >= policy.max_attempts:
+        retry_s = (
+            now_s + policy.retry_failed_after_s if policy.retry_failed_after_s and policy.policy != "never" else None
+        )
+        p = _to(p, Phase.FAILED, now_s, reason=reason, failures=recent, streak=streak, deadline_s=retry_s)
+        return p, [CloseListeners(p.id)]
+    recent = (*recent, now_s)
+    if streak == 1:
+        p = _to(p, Phase.WAITING, now_s, reason=reason, failures=recent, streak=1, stamps=Stamps(wanted_s=now_s))
+        return replace(p, restarts=p.restarts + 1), []
+    delay_s = min(policy.delay_s * policy.factor ** (streak - 2), policy.max_delay_s)
+    delay_s *= 1 + policy.jitter * (2 * random.random() - 1)
+    return _to(p, Phase.BACKOFF, now_s, reason=reason, failures=recent, streak=streak, deadline_s=now_s + delay_s), []
+
+
+def _abort(p: Process, now_s: float, why: Leaving) -> Outcome:
+    return _to(p, Phase.STOPPING, now_s, leaving=why, deadline_s=now_s + ABORT_GRACE_S, reason=p.excuse), [Abort(p.id)]
+
+
+def _watchdog_deadline_s(p: Process) -> float | None:
+    if p.fed_s is None or not p.spec.watchdog_s:
+        return None
+    at_s = p.fed_s + p.spec.watchdog_s
+    # a second more or less does not matter to a long one, and 84 agents that became ready one by one share a wake-up
+    return math.ceil(at_s) if p.spec.watchdog_s >= _LONG_WATCHDOG_S else at_s
+
+
+def _to(p: Process, phase: Phase, now_s: float, **facts: Any) -> Process:
+    """The one door to another phase: what belonged to the last one (deadline, reason to leave, trouble) does not
+    come along."""
+    facts = {"deadline_s": None, "leaving": Leaving.NO, "trouble": "", **facts}
+    return replace(p, phase=phase, since_s=now_s, **facts)

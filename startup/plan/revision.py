@@ -1,0 +1,74 @@
+"""A revision: the desired state of the whole cluster, as an operator's command left it. Every node stores all of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import msgpack
+
+from agentkit.names import AgentId
+from startup.spec.fleet import Fleet
+
+#: Nodes and CLI that read and write revisions of another number do not understand each other.
+CONTROL_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """Only operators' commands make a new one, by compare-and-set on each node in name order."""
+
+    number: int
+    author: str  #: user@host
+    time_s: float  #: seconds since the epoch, on the author's machine
+    fleet: Fleet
+    stopped: frozenset[AgentId] = frozenset()  #: by operators; everything else that is enabled shall run
+    down: bool = False  #: everything stops, then the nodes exit
+    control_version: int = CONTROL_VERSION
+
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            "number": self.number,
+            "author": self.author,
+            "time_s": self.time_s,
+            "control_version": self.control_version,
+            "fleet": self.fleet.to_wire(),
+            "stopped": sorted(str(id) for id in self.stopped),
+            "down": self.down,
+        }
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> Revision:
+        """ValueError when `data` is no revision that this version understands."""
+        from startup.spec.wire import fleet_from_wire  # pydantic: only nodes read revisions, the CLI only writes them
+
+        return cls(
+            number=int(data["number"]),
+            author=str(data["author"]),
+            time_s=float(data["time_s"]),
+            control_version=int(data["control_version"]),
+            fleet=fleet_from_wire(data["fleet"]),
+            stopped=frozenset(AgentId.parse(text) for text in data["stopped"]),
+            down=bool(data["down"]),
+        )
+
+    def digest(self) -> str:
+        """Equal for revisions that want the same, whoever wrote them and when."""
+        facts = (self.fleet.digest(), sorted(str(id) for id in self.stopped), self.down, self.control_version)
+        return hashlib.blake2b(msgpack.packb(facts), digest_size=8).hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """What `hello` and `status` tell of it."""
+        return {
+            "number": self.number,
+            "digest": self.digest(),
+            "author": self.author,
+            "time_s": self.time_s,
+            "down": self.down,
+            "stopped": sorted(str(id) for id in self.stopped),
+        }
+
+    def numbered(self, number: int) -> Revision:
+        return replace(self, number=number)

@@ -1,0 +1,333 @@
+"""startup_config.yaml in its own words: what a file may say, before anything is resolved (resolve.py does that).
+
+The JSON Schema that `agentkit schema` prints is made from these models, so each key is described here and nowhere else.
+A default that stands here is the one of configuration.md; what is None is worked out by resolve.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic.json_schema import WithJsonSchema
+
+from agentkit.names import NAME_PATTERN, is_name
+from startup.spec.units import duration_s, port_range, refuse, size_bytes
+
+#: Used when a file has no `port_ranges`.
+DEFAULT_PORT_RANGES: Final = {
+    "infrastructure": "10000-10099",
+    "core": "10100-10199",
+    "standard": "10200-10399",
+    "monitoring": "10400-10499",
+    "debug": "10500-10599",
+}
+#: Ports that strangers expect a web server on; only class `gateway` may have them.
+DEFAULT_FORBIDDEN_PORTS: Final = (80, 443, 3000, 5000, 8000, 8080)
+
+
+def _name(value: str) -> str:
+    if not is_name(value):
+        raise refuse("a name: letters, digits, `_`, `.` and `-`, starting with a letter or `_`, at most 100 characters")
+    return value
+
+
+def _target(value: str) -> str:
+    module, colon, cls = value.partition(":")
+    if not (colon and cls.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+        raise refuse("module:Class, such as agents.task_manager:TaskManager")
+    return value
+
+
+def _text(value: object) -> object:
+    """`env` values are text; YAML reads 5 and true as something else."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+_DURATION_SCHEMA: Final = {"anyOf": [{"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$"}, {"const": 0}], "examples": ["300ms", "10s", "5m"]}  # fmt: skip  # noqa: E501
+_SIZE_SCHEMA: Final = {
+    "type": "string",
+    "pattern": r"^\d+(\.\d+)?(Ki|Mi|Gi|Ti)$",
+    "examples": ["512Ki", "256Mi", "2Gi"],
+}
+_PORT_SCHEMA: Final = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": 65535},
+        {"type": "string", "description": "with ${VAR}, or a sum"},
+    ]
+}
+
+Duration = Annotated[float, BeforeValidator(duration_s), WithJsonSchema(_DURATION_SCHEMA)]
+Size = Annotated[int, BeforeValidator(size_bytes), WithJsonSchema(_SIZE_SCHEMA)]
+Port = Annotated[int, Field(ge=1, le=65535), WithJsonSchema(_PORT_SCHEMA)]
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN.pattern}$"})]
+EnvText = Annotated[str, BeforeValidator(_text)]
+
+
+class Model(BaseModel):
+    """Base of all: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
+
+
+class StartModel(Model):
+    timeout: Duration = Field(60.0, description="From fork to ready at most; then the start has failed.")
+
+
+class RestartModel(Model):
+    policy: Literal["on-failure", "always", "never"] = Field(
+        "on-failure", description="What is started again: processes that failed, all that ended, none."
+    )
+    delay: Duration = Field(
+        1.0, description="Before the second attempt; the first failure after a stable period restarts at once."
+    )
+    factor: float = Field(2.0, ge=1.0, le=100.0, description="Each delay is this times the one before it.")
+    max_delay: Duration = Field(30.0, description="No delay is longer.")
+    jitter: float = Field(
+        0.1,
+        ge=0.0,
+        le=1.0,
+        description="Part of each delay that is drawn by lot, so that a fleet does not restart in step.",
+    )
+    max_attempts: int = Field(3, ge=0, description="Restarts within `window`; more, and the agent is `failed`.")
+    window: Duration = Field(300.0, description="Attempts older than this are forgotten.")
+    stable_after: Duration = Field(60.0, description="Ready for this long: the next failure counts as the first.")
+    retry_failed_after: Duration = Field(300.0, description="A failed agent is tried again after this; 0: never.")
+
+
+class HealthCheckModel(Model):
+    interval: Duration = Field(
+        10.0, description="Between two runs of an agent's checks, and of probes of programs that can't notify."
+    )
+    timeout: Duration = Field(2.0, description="A check that takes longer has failed.")
+    retries: int = Field(3, ge=1, description="Failures in a row before the verdict changes.")
+
+
+class ShutdownModel(Model):
+    grace: Duration = Field(10.0, description="From SIGTERM to SIGKILL.")
+
+
+class HibernateModel(Model):
+    after: Duration = Field(300.0, description="Without a request for this long: sleep.")
+    depth: Literal["light", "deep", "never"] = Field(
+        "light",
+        description="light: connections and models are released; deep: the process exits, its port is kept; never.",
+    )
+
+
+class LimitsModel(Model):
+    memory: Size | None = Field(None, description="The process is killed above this.")
+    cpu: float | None = Field(None, gt=0, description="Cores; may be a fraction.")
+
+
+class RequestsModel(Model):
+    memory: Size | None = Field(None, description="Kept free for it.")
+
+
+class ResourcesModel(Model):
+    limits: LimitsModel = Field(default_factory=lambda: LimitsModel(), description="What it may use at most.")
+    requests: RequestsModel = Field(default_factory=lambda: RequestsModel(), description="What it needs.")
+    cpu_affinity: list[Annotated[int, Field(ge=0)]] = Field(
+        default_factory=list, description="CPUs it may run on, by number."
+    )
+
+
+class SecretModel(Model):
+    file: str | None = Field(None, description="A file on the agent's machine that holds the value.")
+    env: str | None = Field(None, description="A variable of the node's environment that holds the value.")
+    as_env: bool = Field(
+        False, description="Also put it in the process's environment (children and `ps e` can read it there)."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SecretModel:
+        if (self.file is None) == (self.env is None):
+            raise refuse("{file: PATH} or {env: NAME}", "secrets never stand in the file itself")
+        return self
+
+
+class DependencyModel(Model):
+    name: str = Field(description="An agent (`name`, `machine/name`) or a name of `external`.")
+    required: bool = Field(True, description="false: its failure does not keep this agent from starting.")
+    condition: Literal["healthy", "started", "completed"] = Field(
+        "healthy", description="What has to be true of it first: its checks passed, it has a process, it exited with 0."
+    )
+
+
+class ReadyModel(Model):
+    tcp: Port | None = Field(None, description="Something listens on this port.")
+    http: str | None = Field(None, description="A path on the health port, or a whole URL, answers with 2xx.")
+    log: str | None = Field(None, description="This regular expression is found in a line of its log.")
+    after: Duration | None = Field(None, description="This long after the fork.")
+
+    @model_validator(mode="after")
+    def _one_probe(self) -> ReadyModel:
+        if sum(value is not None for value in (self.tcp, self.http, self.log, self.after)) != 1:
+            raise refuse("`notify`, or exactly one of {tcp: PORT} {http: PATH} {log: REGEX} {after: 1s}")
+        return self
+
+
+def _text_or_mapping(value: object) -> str:
+    return "text" if isinstance(value, str) else "mapping"
+
+
+DependencyEntry = Annotated[
+    Annotated[str, Tag("text")] | Annotated[DependencyModel, Tag("mapping")], Discriminator(_text_or_mapping)
+]
+ReadyEntry = Annotated[
+    Annotated[Literal["notify"], Tag("text")] | Annotated[ReadyModel, Tag("mapping")], Discriminator(_text_or_mapping)
+]
+
+
+class AgentSettings(Model):
+    """Every key of an agent; `defaults` takes the same."""
+
+    agent: Annotated[str, AfterValidator(_target)] | None = Field(
+        None, description="module:Class of a BaseAgent, importable from project_root."
+    )
+    script_path: str | None = Field(
+        None,
+        description="A Python file, or file.py:Class, relative to project_root; without a BaseAgent: an ordinary program.",
+    )
+    command: list[EnvText] | None = Field(
+        None, min_length=1, description="Any other program with its arguments; no shell reads it."
+    )
+    machine: Name | None = Field(None, description="Where it runs; may be left out when there is one machine.")
+    class_: Name | None = Field(
+        None,
+        alias="class",
+        description="Decides its ports' range; default: the group's class, else the group's name if a range has it, else standard.",
+    )
+    port: Port | None = Field(
+        None, description="Service port; left out: the lowest free one of the class's range, kept from start to start."
+    )
+    health_check_port: Port | None = Field(
+        None, description="Port of /live, /ready, /health, /metrics; left out: likewise."
+    )
+    dependencies: list[DependencyEntry] = Field(
+        default_factory=list,
+        description="What has to be there before it starts: names, or {name, required, condition}.",
+    )
+    required: bool = Field(True, description="The fleet is not up until it is ready; false: its failure only degrades.")
+    enabled: bool = Field(True, description="false: never started.")
+    kind: Literal["service", "task"] = Field("service", description="task: exit code 0 completes it.")
+    replicas: int = Field(1, ge=1, le=1000, description="Slot 0 takes `port`, the others the next free ones.")
+    sockets: Literal["adopt", "self"] | None = Field(
+        None,
+        description="Who binds its ports: the node, which hands them down (default for agents), or the program itself.",
+    )
+    ready: ReadyEntry | None = Field(
+        None,
+        description="How it shows that it is ready: notify (default for agents), or one probe; programs: tcp on `port`.",
+    )
+    env: dict[str, EnvText] = Field(default_factory=dict, description="Environment variables, as text.")
+    pass_env: list[str] = Field(
+        default_factory=list, description="Names of variables passed on from the node's environment."
+    )
+    secrets: dict[str, SecretModel] = Field(
+        default_factory=dict, description="`self.secrets[NAME]`; only references stand here."
+    )
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="Checked by the agent's own Config model before anything starts."
+    )
+    resources: ResourcesModel = Field(default_factory=lambda: ResourcesModel(), description="Limits, needs, CPUs.")
+    start: StartModel = Field(default_factory=lambda: StartModel(), description="How long a start may take.")
+    restart: RestartModel = Field(
+        default_factory=lambda: RestartModel(), description="When and how often it is started again."
+    )
+    health_check: HealthCheckModel = Field(
+        default_factory=lambda: HealthCheckModel(), description="How often its checks run."
+    )
+    watchdog: Duration = Field(
+        30.0,
+        description="A request loop that is stuck for this long gets its stacks logged and is restarted; 0: never.",
+    )
+    shutdown: ShutdownModel = Field(default_factory=lambda: ShutdownModel(), description="How it is stopped.")
+    hibernate: HibernateModel = Field(default_factory=lambda: HibernateModel(), description="When it sleeps.")
+
+
+class SshModel(Model):
+    user: str | None = Field(None, description="Who to log in as; default: the operator's own name.")
+    port: Port = Field(22, description="Of its sshd.")
+    key: str | None = Field(None, description="File of the private key.")
+    known_hosts: str | None = Field(None, description="File that its host key is checked against.")
+
+
+class MachineModel(Model):
+    host: str = Field("127.0.0.1", description="Address or name that the other machines reach it by.")
+    node_port: Port | None = Field(
+        None, description="Where its node listens for other nodes; on a local machine it may be left out."
+    )
+    ssh: SshModel | None = Field(
+        None, description="How its node is started from elsewhere; left out and host is local: started here."
+    )
+    python: str | None = Field(None, description="Interpreter there; default: the one that runs agentkit here.")
+    workdir: str | None = Field(None, description="Working directory of its processes; default: project_root.")
+
+
+class ExternalModel(Model):
+    tcp: str | None = Field(None, description="host:port that has to accept a connection.")
+    http: str | None = Field(None, description="URL that has to answer with 2xx.")
+
+    @model_validator(mode="after")
+    def _one_probe(self) -> ExternalModel:
+        if (self.tcp is None) == (self.http is None):
+            raise refuse("{tcp: 'host:port'} or {http: URL}")
+        if self.tcp is not None:
+            host, colon, port = self.tcp.rpartition(":")
+            if not (host and colon and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+                raise refuse("host:port", "write tcp: 'HOST:PORT' with a port within 1-65535")
+        return self
+
+
+class KeysModel(Model):
+    keys: str = Field(description="Folder of this cluster's CURVE keys.")
+    local: Literal["curve"] | None = Field(None, description="curve: loopback connections are encrypted too.")
+
+
+class FileModel(Model):
+    """A fleet: its machines, its agents, and how they are run."""
+
+    version: Literal[1] = Field(description="Version of this format.")
+    cluster: Name = Field(description="Names the run directory; `--cluster` overrides it.")
+    project_root: str = Field(".", description="First on sys.path for agents' modules; relative to this file.")
+    include: list[str] = Field(
+        default_factory=list,
+        description="Files merged into this one, in order; the same key in two of them is an error.",
+    )
+    registry: Literal["mesh", "consul"] = Field(
+        "mesh", description="Where agents are looked up: the nodes themselves, or Consul."
+    )
+    security: Literal["none"] | KeysModel | None = Field(
+        None,
+        union_mode="left_to_right",
+        description="Needed as soon as anything binds beyond loopback: {keys: FOLDER}, or `none` written out.",
+    )
+    port_ranges: dict[Name, Annotated[Any, AfterValidator(port_range), WithJsonSchema({"type": "string"})]] = Field(
+        DEFAULT_PORT_RANGES, validate_default=True, description="Class -> range such as 10100-10199."
+    )
+    forbidden_ports: list[Port] = Field(
+        list(DEFAULT_FORBIDDEN_PORTS), description="Ports that only class `gateway` may use."
+    )
+    machines: dict[Name, MachineModel] = Field(
+        default_factory=lambda: {"local": MachineModel()},
+        description="Name -> address; left out: one, `local`, which is this one.",
+    )
+    preload: list[str] = Field(
+        default_factory=list, description="Modules imported once by every zygote, so that agents start with them."
+    )
+    phases: list[list[Name]] = Field(
+        default_factory=list,
+        description="Groups in the order in which they come up; each is ready before the next starts.",
+    )
+    external: dict[Name, ExternalModel] = Field(
+        default_factory=dict, description="Things that agents depend on but that are not started here."
+    )
+    defaults: AgentSettings = Field(
+        default_factory=lambda: AgentSettings(), description="Keys of all agents that they do not have themselves."
+    )
+    agent_groups: dict[Name, dict[str, AgentSettings | Name]] = Field(
+        description="Group -> agent name -> its keys. `class: NAME` inside a group is the class of its agents."
+    )

@@ -1,0 +1,49 @@
+"""What a file may already say and this version does not act on: said aloud, so that nobody relies on it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from startup.spec.fleet import AgentSpec, HibernatePolicy
+from startup.spec.problem import Problem
+from startup.spec.resolve import Resolved
+
+
+def unserved(resolved: Resolved) -> Iterator[Problem]:
+    """One Problem per setting, however many agents have it."""
+    fleet = resolved.fleet
+    if fleet.registry != "mesh":
+        yield Problem(
+            check="unserved",
+            place=str(resolved.settings.place_of("registry")),
+            at="registry",
+            found=f"{fleet.registry}, which this version does not have",
+            want="mesh",
+            fix="leave the key out: the nodes keep the directory",
+        )
+    if fleet.security == "curve":
+        found = "keys, which this version does not use yet: nothing is encrypted"
+        place = str(resolved.settings.place_of("security"))
+        yield Problem(severity="warning", check="unserved", place=place, at="security", found=found)
+    yield from _of_agents(
+        resolved, "resources", [spec for spec in fleet.agents if _has_limits(spec)], "not enforced yet"
+    )
+    asleep = [spec for spec in fleet.agents if spec.hibernate != HibernatePolicy() and spec.hibernate.depth != "never"]
+    yield from _of_agents(resolved, "hibernate", asleep, "not acted on yet: nothing sleeps")
+
+
+def _has_limits(spec: AgentSpec) -> bool:
+    resources = spec.resources
+    return any((resources.memory_limit_bytes, resources.memory_request_bytes, resources.cpu_limit))
+
+
+def _of_agents(resolved: Resolved, key: str, specs: list[AgentSpec], what: str) -> Iterator[Problem]:
+    if specs:
+        others = f" (and {len(specs) - 1} more)" if len(specs) > 1 else ""
+        yield Problem(
+            severity="warning",
+            check="unserved",
+            place=resolved.place(specs[0].id, key),
+            at=f"{resolved.entries[specs[0].id].at}.{key}",
+            found=f"`{key}` of {specs[0].name}{others} is {what}",
+        )

@@ -1,0 +1,124 @@
+"""Names and who is meant: records on the wire, ambiguity, the fixed table, and who of several gets the call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentkit.agent.caller import endpoint_for
+from agentkit.directory.balance import choose
+from agentkit.directory.base import AgentRecord, unambiguous
+from agentkit.directory.static import StaticDirectory
+from agentkit.errors import AgentUnknown, ConfigError, Unreachable
+from agentkit.names import AgentId, Incarnation
+
+
+def record(id: str, phase: str = "ready", **fields: Any) -> AgentRecord:
+    endpoints = fields.pop("endpoints", {"inbox-local": "tcp://127.0.0.1:1"})
+    return AgentRecord(
+        id=AgentId.parse(id), incarnation=Incarnation(fields.pop("incarnation", 1)), phase=phase, endpoints=endpoints,
+        **fields,
+    )  # fmt: skip
+
+
+def test_a_record_crosses_the_wire() -> None:
+    one = record("m/A#2", timeouts_s={"slow": 60.0}, health_url="http://127.0.0.1:2", incarnation=2**63)
+    assert AgentRecord.from_wire(one.to_wire()) == one
+    assert one.to_wire()["id"] == "m/A#2"
+
+
+A1, A1B, A2, B2 = record("m1/A"), record("m1/A#1"), record("m2/A"), record("m2/B")
+
+
+@pytest.mark.parametrize(
+    ("name", "here", "meant"),
+    [
+        ("A", "m1", (A1, A1B)),
+        ("A", "m2", (A2,)),
+        ("A#1", "m2", (A1B,)),
+        ("A#0", "m1", (A1,)),
+        ("m1/A", "m2", (A1, A1B)),
+        ("m1/A#1", None, (A1B,)),
+        ("B", "m1", (B2,)),
+        ("B", None, (B2,)),
+    ],
+)
+def test_a_bare_name_means_this_machines_agent_else_the_only_other(
+    name: str, here: str | None, meant: tuple[AgentRecord, ...]
+) -> None:
+    assert unambiguous(name, (A1, A1B, A2, B2), here=here) == meant
+
+
+@pytest.mark.parametrize("here", [None, "m3"])
+def test_a_name_on_several_machines_is_ambiguous_and_the_error_lists_them(here: str | None) -> None:
+    with pytest.raises(AgentUnknown, match="'A' is ambiguous: say m1/A, m2/A") as caught:
+        unambiguous("A", (A1, A2), here=here)
+    assert caught.value.details["machines"] == ["m1", "m2"]
+    assert caught.value.retry_safe
+
+
+def test_an_unknown_name_says_whether_the_directory_could_be_asked() -> None:
+    with pytest.raises(AgentUnknown, match="no agent called 'C'") as caught:
+        unambiguous("C", (A1,), here="m1")
+    assert not caught.value.directory_stale
+    with pytest.raises(AgentUnknown, match="can't be asked") as caught:
+        unambiguous("C", (A1,), here="m1", stale=True)
+    assert caught.value.directory_stale
+
+
+async def test_the_fixed_table_answers_from_what_it_was_given_and_what_was_put() -> None:
+    table = StaticDirectory({"A": "tcp://h:1", "m2/A#1": "tcp://h:2"}, here="m1")
+    assert [r.endpoints["inbox-local"] for r in await table.lookup("A")] == ["tcp://h:1"]
+    assert [str(r.id) for r in table.cached("m2/A")] == ["m2/A#1"]
+    version = table.version
+    table.put(record("m1/A", "stopped"))
+    assert table.version > version
+    assert table.cached("A")[0].phase == "stopped"
+    assert [str(id) for id in await table.names()] == ["m1/A", "m2/A#1"]
+    await table.close()
+
+
+def test_a_fixed_table_with_a_malformed_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="agent id"):
+        StaticDirectory({"m1/#": "tcp://h:1"})
+
+
+def chosen(*records: AgentRecord, busy: dict[str, int] | None = None, turn: int = 0) -> str:
+    return str(choose("A", records, lambda one: (busy or {}).get(str(one), 0), turn).id)
+
+
+def test_the_ready_instance_with_the_fewest_calls_is_chosen() -> None:
+    assert chosen(A1, A1B, busy={"m1/A": 2, "m1/A#1": 1}) == "m1/A#1"
+
+
+def test_equals_take_turns() -> None:
+    assert [chosen(A1, A1B, turn=turn) for turn in range(4)] == ["m1/A", "m1/A#1", "m1/A", "m1/A#1"]
+
+
+@pytest.mark.parametrize("phase", ["pending", "backoff", "starting", "hibernated", "draining", "forked", "stopping"])
+def test_one_that_is_coming_up_is_chosen_only_where_none_is_ready(phase: str) -> None:
+    coming = record("m1/A#1", phase)
+    assert chosen(coming, A1, busy={"m1/A": 50}) == "m1/A"
+    assert chosen(coming) == "m1/A#1"
+
+
+@pytest.mark.parametrize("phase", ["failed", "stopped", "skipped", "unreachable", "completed"])
+def test_beyond_help_is_unreachable_and_says_why(phase: str) -> None:
+    with pytest.raises(Unreachable, match=f"m1/A is {phase}") as caught:
+        chosen(record("m1/A", phase))
+    assert caught.value.details["phases"] == {"m1/A": phase}
+
+
+def test_one_without_an_endpoint_is_no_choice() -> None:
+    with pytest.raises(Unreachable):
+        chosen(record("m1/A", "starting", endpoints={}))
+
+
+def test_loopback_is_for_the_same_machine_and_its_address_for_others() -> None:
+    both = record("m1/A", endpoints={"inbox-local": "tcp://127.0.0.1:1", "inbox": "tcp://10.0.0.1:1"})
+    assert endpoint_for(both, "m1") == "tcp://127.0.0.1:1"
+    assert endpoint_for(both, "m2") == "tcp://10.0.0.1:1"
+    assert endpoint_for(A1, "m2") == "tcp://127.0.0.1:1", "logical machines of one host"
+    with pytest.raises(Unreachable, match="m1/A has no inbox: it is starting"):
+        endpoint_for(record("m1/A", "starting", endpoints={}), "m1")

@@ -1,0 +1,56 @@
+"""The agent that the tests of transport and runtime run as a real process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from agentkit import AgentConfig, BaseAgent, rpc
+
+
+class Worker(BaseAgent):
+    """Answers, waits, blocks, and writes down what happened to it."""
+
+    class Config(AgentConfig):
+        diary: str = ""
+
+    def note(self, what: str) -> None:
+        if self.config.diary:
+            with open(self.config.diary, "a") as file:
+                file.write(f"{what}\n")
+
+    async def on_stop(self) -> None:
+        self.note("stopped")
+
+    @rpc
+    async def echo(self, x: int) -> int:
+        return x
+
+    @rpc
+    async def whoami(self) -> int:
+        return os.getpid()
+
+    @rpc(timeout="60s")
+    async def wait(self, seconds: float) -> str:
+        self.note("wait began")
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            self.note("wait cancelled")
+            raise
+        self.note("wait ended")
+        return "waited"
+
+    @rpc(timeout="60s")
+    def block(self, seconds: float) -> str:
+        time.sleep(seconds)
+        return "blocked"
+
+    @rpc
+    async def blob(self, size: int) -> bytes:
+        return bytes(size)
+
+
+if __name__ == "__main__":
+    Worker.main()

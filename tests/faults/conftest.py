@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.scratch import Scratch
+
+
+@pytest.fixture
+def fleet() -> Iterator[Scratch]:
+    """A project of one machine in a folder of its own; nothing of it may be left after `down`."""
+    with Scratch() as scratch:
+        yield scratch

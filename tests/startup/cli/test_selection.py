@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agentkit.errors import ConfigError
+from agentkit.names import AgentId
+from startup.cli.selection import Selection, next_revision
+from startup.plan.phase import Phase
+from startup.plan.revision import Revision
+from startup.spec.fleet import AgentSpec, AgentTarget, Dependency, Fleet, MachineSpec
+from startup.view.diff import diff_lines, difference
+from tests.startup.view.fleets import a_row, an_id
+
+
+def a_spec(name: str, *needs: str, group: str = "core", optional: tuple[str, ...] = (), **facts: object) -> AgentSpec:
+    dependencies = [Dependency(name=other, agents=(an_id(f"m/{other}"),)) for other in needs]
+    dependencies += [Dependency(name=other, agents=(an_id(f"m/{other}"),), required=False) for other in optional]
+    target = AgentTarget(module="agents.member", cls="Member")
+    port = 10_000 + sum(map(ord, name))
+    whole = {
+        "group": group,
+        "klass": "core",
+        "target": target,
+        "port": port,
+        "dependencies": tuple(dependencies),
+        **facts,
+    }
+    return AgentSpec(id=an_id(f"m/{name}"), **whole)  # type: ignore[arg-type]
+
+
+def a_fleet(*agents: AgentSpec) -> Fleet:
+    return Fleet(
+        cluster="c",
+        project_root="/p",
+        file="/p/f.yaml",
+        machines=(MachineSpec(name=an_id("m/x").machine),),
+        agents=agents,
+    )
+
+
+#: D <- B <- A, D <- C (C only likes A), E alone
+FLEET = a_fleet(
+    a_spec("D"), a_spec("B", "D"), a_spec("A", "B"), a_spec("C", "D", optional=("A",), group="more"), a_spec("E")
+)
+
+
+def names(ids: object) -> str:
+    return "".join(sorted(str(id.name) for id in ids))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("selection", "chosen"),
+    [
+        (Selection(), "ABCDE"),
+        (Selection(agents=["A"]), "ABD"),
+        (Selection(agents=["E", "B"]), "BDE"),
+        (Selection(groups=["more"]), "CD"),
+        (Selection(without=["B"]), "CDE"),
+        (Selection(without=["D"]), "E"),
+        (Selection(groups=["core"], without=["A"]), "BDE"),
+    ],
+)
+def test_a_selection_brings_what_it_requires_and_leaves_out_what_requires_the_excepted(
+    selection: Selection, chosen: str
+) -> None:
+    revision, wanted = next_revision(FLEET, selection, None)
+    assert names(wanted) == chosen
+    assert names(revision.stopped) == names(set(FLEET.ids()) - set(wanted))
+    assert revision.fleet == FLEET
+
+
+def test_naming_an_agent_and_excepting_what_it_requires_is_refused() -> None:
+    with pytest.raises(ConfigError, match="m/A can't start without it"):
+        next_revision(FLEET, Selection(agents=["A"], without=["D"]), None)
+
+
+@pytest.mark.parametrize(
+    "selection", [Selection(agents=["Nobody"]), Selection(groups=["nothing"]), Selection(without=["Nobody"])]
+)
+def test_unknown_names_are_refused(selection: Selection) -> None:
+    with pytest.raises(ConfigError):
+        next_revision(FLEET, selection, None)
+
+
+def running(fleet: Fleet, *stopped: str, down: bool = False) -> Revision:
+    return Revision(
+        number=3,
+        author="a",
+        time_s=0,
+        fleet=fleet,
+        stopped=frozenset(an_id(f"m/{name}") for name in stopped),
+        down=down,
+    )
+
+
+def test_on_a_running_cluster_a_selection_only_adds() -> None:
+    old = a_fleet(a_spec("D"), a_spec("B", "D"), a_spec("E"))
+    changed = a_fleet(*(replace(spec, watchdog_s=1.0) for spec in FLEET.agents))
+    revision, wanted = next_revision(changed, Selection(agents=["B"]), running(old, "B"))
+    by_name = {spec.id.name: spec for spec in revision.fleet.agents}
+    assert names(wanted) == "BD"
+    assert (by_name["D"].watchdog_s, by_name["B"].watchdog_s, by_name["E"].watchdog_s) == (1.0, 1.0, 30.0)
+    assert names(revision.stopped) == "AC", "E goes on, B is started, what was never started is not"
+
+
+def test_the_whole_file_starts_what_was_stopped_and_drops_what_is_gone() -> None:
+    old = a_fleet(a_spec("D"), a_spec("X"))
+    revision, wanted = next_revision(FLEET, Selection(), running(old, "D"))
+    assert (names(wanted), revision.stopped, revision.fleet) == ("ABCDE", frozenset(), FLEET)
+
+
+def test_after_a_down_nothing_of_the_old_revision_runs_on() -> None:
+    revision, _ = next_revision(FLEET, Selection(agents=["D"]), running(FLEET, down=True))
+    assert not revision.down
+    assert names(revision.stopped) == "ABCE"
+
+
+def test_disabled_agents_are_not_waited_for() -> None:
+    _, wanted = next_revision(a_fleet(a_spec("A"), a_spec("B", enabled=False)), Selection(), None)
+    assert names(wanted) == "A"
+
+
+def test_a_difference_names_each_agent_once() -> None:
+    old = a_fleet(a_spec("Same"), a_spec("Changed"), a_spec("Stopped"), a_spec("Failed"), a_spec("Gone"))
+    new = a_fleet(a_spec("Same"), a_spec("Changed", watchdog_s=1.0), a_spec("Stopped"), a_spec("Failed"), a_spec("New"))
+    rows = {row.id: row for row in [a_row("m/Failed", Phase.FAILED), a_row("m/Same")]}
+    found = difference(old, {AgentId.parse("m/Stopped")}, new, (), rows)
+    assert list(diff_lines(found)) == [
+        "changed: m/Changed",
+        "added: m/New",
+        "removed: m/Gone",
+        "started again: m/Stopped",
+        "tried again: m/Failed",
+        "unchanged: 1",
+    ]
+
+
+def test_nothing_to_do_is_said() -> None:
+    assert list(diff_lines(difference(FLEET, (), FLEET, (), {}))) == ["nothing changes: 5 agents stay as they are"]

@@ -1,0 +1,254 @@
+"""Nodes telling each other their rows: two meshes on one loop, then two real nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from os import kill as send
+from pathlib import Path
+
+import pytest
+
+from agentkit.directory.locate import NodeInfo
+from agentkit.names import Incarnation
+from agentkit.transport.context import close_context
+from startup.node.mesh import Mesh, MeshTimes
+from startup.node.paths import Places
+from startup.plan.phase import Health, Phase
+from startup.plan.row import AgentRow
+from tests.startup.node.cluster import Nodes, kill, nodes
+from tests.startup.plan.builders import aid
+
+#: Short forms of the real times: suspect after 0.12 s.
+TIMES = MeshTimes(ping_s=0.1, suspect_s=0.08, look_s=0.05, unreachable_s=0.4, call_s=1.0, redial_s=(0.02, 0.1))
+
+
+@dataclass
+class Ears:
+    """A node as its mesh sees it, and what it was told."""
+
+    rows: list[AgentRow] = field(default_factory=list)
+    known: dict[str, AgentRow] = field(default_factory=dict)
+    syncs: int = 0
+    number: int = 1
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def on_sync(self, machine: str, rows: list[AgentRow]) -> None:
+        self.syncs += 1
+        for id in [id for id in self.known if id.startswith(f"{machine}/")]:
+            del self.known[id]
+        self.on_rows(rows)
+
+    def on_rows(self, rows: list[AgentRow]) -> None:
+        self.known |= {str(row.id): row for row in rows}
+        self.changed.set()
+
+    def on_peers(self) -> None:
+        self.changed.set()
+
+    def own_rows(self) -> list[AgentRow]:
+        return self.rows
+
+    def own_number(self) -> int:
+        return self.number
+
+    async def memory(self) -> Mapping[str, float]:
+        return {str(row.id): 1.5 for row in self.rows}
+
+    async def until(self, reached: Callable[[], object]) -> None:
+        async with asyncio.timeout(5.0):
+            while not reached():
+                self.changed.clear()
+                await self.changed.wait()
+
+
+@dataclass
+class Side:
+    """One node's mesh in a test."""
+
+    name: str
+    mesh: Mesh
+    ears: Ears
+    places: Places
+
+    def write(self) -> None:
+        info = NodeInfo(
+            cluster="c",
+            machine=self.name,
+            pid=1,
+            control="",
+            mesh=self.mesh.endpoint,
+            file=None,
+            project_root=None,
+            started_s=0.0,
+        )
+        self.places.announce(info)
+
+
+@asynccontextmanager
+async def side(root: Path, name: str, *, others: set[str], incarnation: int = 1) -> AsyncIterator[Side]:
+    places = Places("c", name, root / "r" / "c" / name, root / "s" / "c" / name)
+    places.prepare()
+    ears = Ears(rows=[AgentRow(id=aid(f"{name}/A"), version=1)])
+    mesh = Mesh(places, Incarnation(incarnation), ears, TIMES)
+    one = Side(name, mesh, ears, places)
+    try:
+        mesh.start("127.0.0.1", None)
+        one.write()
+        mesh.expect({name, *others})
+        yield one
+    finally:
+        await mesh.close()
+
+
+@pytest.fixture(autouse=True)
+def _context() -> Iterator[None]:
+    yield
+    close_context()
+
+
+async def test_two_nodes_find_each_other_and_know_each_others_rows(tmp_path: Path) -> None:
+    async with side(tmp_path, "m", others={"n"}) as m, side(tmp_path, "n", others={"m"}) as n:
+        await m.ears.until(lambda: "n/A" in m.ears.known)
+        await n.ears.until(lambda: "m/A" in n.ears.known)
+        assert m.mesh.endpoint is not None
+        assert m.mesh.endpoint.startswith("tcp://127.0.0.1:")
+        assert m.mesh.states() == {"n": "alive"}
+        assert n.mesh.numbers() == {"m": 1}
+
+
+async def test_changed_rows_are_told_in_order_and_the_last_word_counts(tmp_path: Path) -> None:
+    async with side(tmp_path, "m", others={"n"}) as m, side(tmp_path, "n", others={"m"}) as n:
+        await n.ears.until(lambda: "m/A" in n.ears.known)
+        for version in range(2, 200):
+            m.mesh.publish([replace(m.ears.rows[0], version=version, requests=version)])
+            if version % 10 == 0:
+                await asyncio.sleep(0)
+        await n.ears.until(lambda: n.ears.known["m/A"].requests == 199)
+        assert n.ears.syncs == 1
+
+
+async def test_a_node_that_starts_anew_is_learnt_anew_from_both_sides(tmp_path: Path) -> None:
+    async with side(tmp_path, "m", others={"n"}) as m:
+        async with side(tmp_path, "n", others={"m"}):
+            await m.ears.until(lambda: "n/A" in m.ears.known)
+        await m.ears.until(lambda: m.mesh.states()["n"] == "suspect")
+        async with side(tmp_path, "n", others={"m"}, incarnation=2) as n:
+            n.ears.rows[0] = replace(n.ears.rows[0], version=0, reason="new life")
+            await m.ears.until(lambda: m.ears.known["n/A"].reason == "new life" and m.mesh.states()["n"] == "alive")
+            await n.ears.until(lambda: "m/A" in n.ears.known)
+
+
+async def test_silence_makes_suspect_then_unreachable_and_a_word_makes_alive(tmp_path: Path) -> None:
+    async with side(tmp_path, "m", others={"n"}) as m:
+        async with side(tmp_path, "n", others={"m"}) as n:
+            await m.ears.until(lambda: "n/A" in m.ears.known)
+            assert m.mesh.unreachable() == frozenset()
+            await n.mesh.close()
+            await m.ears.until(lambda: m.mesh.states()["n"] == "unreachable")
+            assert m.mesh.unreachable() == {"n"}
+        async with side(tmp_path, "n", others={"m"}, incarnation=2):
+            await m.ears.until(lambda: m.mesh.states()["n"] == "alive")
+
+
+async def test_a_node_that_never_came_is_unreachable_after_its_time(tmp_path: Path) -> None:
+    async with side(tmp_path, "m", others={"n"}) as m:
+        await m.ears.until(lambda: m.mesh.states()["n"] == "unreachable")
+
+
+async def test_a_node_that_says_bye_leaves_its_last_rows_and_no_alarm(tmp_path: Path) -> None:
+    async with side(tmp_path, "m", others={"n"}) as m:
+        async with side(tmp_path, "n", others={"m"}) as n:
+            await n.ears.until(lambda: "m/A" in n.ears.known)
+            await m.ears.until(lambda: "n/A" in m.ears.known)
+            n.ears.rows[0] = replace(n.ears.rows[0], phase=Phase.STOPPED, version=9)
+            await n.mesh.bye()
+            assert m.ears.known["n/A"].phase is Phase.STOPPED
+        await asyncio.sleep(TIMES.unreachable_s * 1.5)  # the time in which silence would be news
+        assert m.mesh.states() == {"n": "alive"}
+
+
+async def test_memory_is_asked_of_the_others(tmp_path: Path) -> None:
+    async with side(tmp_path, "m", others={"n"}) as m, side(tmp_path, "n", others={"m"}):
+        await m.ears.until(lambda: "n/A" in m.ears.known)
+        async with asyncio.timeout(5.0):
+            while await m.mesh.memory() != {"n/A": 1.5}:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_machine_that_left_the_fleet_is_forgotten(tmp_path: Path) -> None:
+    async with side(tmp_path, "m", others={"n"}) as m:
+        m.mesh.expect({"m"})
+        assert m.mesh.states() == {}
+
+
+async def test_garbage_from_a_peer_is_refused_and_hurts_nobody(tmp_path: Path) -> None:
+    async with side(tmp_path, "m", others={"n"}) as m, side(tmp_path, "n", others={"m"}) as n:
+        await n.ears.until(lambda: "m/A" in n.ears.known)
+        peer = n.mesh._peers["m"]
+        for method, said in (("mesh.rows", {"rows": [{"id": "?"}]}), ("mesh.rows", {"rows": 7}), ("dance", {})):
+            with pytest.raises(Exception, match=r"."):
+                await n.mesh._ask(peer, method, said)
+        m.mesh.publish([replace(m.ears.rows[0], version=5, requests=5)])
+        await n.ears.until(lambda: n.ears.known["m/A"].requests == 5)
+
+
+# -- real nodes
+
+
+@pytest.fixture
+def two() -> Iterator[Nodes]:
+    with nodes("m", "n") as running:
+        yield running
+
+
+@pytest.mark.process
+def test_a_fleet_over_two_nodes_starts_in_order_and_each_node_knows_all(two: Nodes) -> None:
+    two.up(two.program("A"), two.program("n/B", "A"), two.program("C", "n/B"))
+    rows = two.wait_phase(Phase.READY)
+    assert rows["m/A"].stamps.ready_s <= rows["n/B"].stamps.forked_s <= rows["m/C"].stamps.forked_s  # type: ignore[operator]
+    other = two.wait(lambda rows: len(rows) == 3 and all(row.phase is Phase.READY for row in rows.values()), "n")
+    assert {id: row.pid for id, row in other.items()} == {id: row.pid for id, row in rows.items()}
+    answer = two.ask("n", "status", memory=True)
+    assert all(row["memory_mb"] for row in answer["agents"])
+    assert (answer["peers"], answer["revisions"]) == ({"m": "alive"}, {"m": 1, "n": 1})
+    two.up(down=True)
+    two.down()
+
+
+@pytest.mark.process
+def test_an_agent_that_stops_on_one_machine_degrades_its_dependants_on_the_other(two: Nodes) -> None:
+    two.up(two.program("A"), two.program("n/B", "A"))
+    two.wait_phase(Phase.READY)
+    two.up(stopped=("A",))
+    rows = two.wait(lambda rows: rows["n/B"].health is Health.DEGRADED)
+    assert rows["n/B"].reason == "A stopped by operator"
+
+
+@pytest.mark.process
+def test_a_killed_node_is_suspected_comes_back_and_its_agents_never_stopped(two: Nodes) -> None:
+    two.up(two.program("A"), two.program("n/B", "A"))
+    before = two.wait_phase(Phase.READY)
+    kill(two.node_pid("n"))
+    two.wait_phase(Phase.READY)
+    rows = two.wait(lambda rows: rows["n/B"].phase is Phase.READY, "n")
+    assert rows["n/B"].pid == before["n/B"].pid
+    two.wait(lambda rows: rows.get("m/A") and rows["m/A"].phase is Phase.READY, "n")
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_node_that_hangs_is_unreachable_to_the_other_until_it_goes_on(two: Nodes) -> None:
+    two.up(two.program("A", "n/B"), two.program("n/B"))
+    two.wait_phase(Phase.READY)
+    node = two.node_pid("n")
+    send(node, signal.SIGSTOP)
+    try:
+        rows = two.wait(lambda rows: rows["m/A"].health is Health.DEGRADED)
+    finally:
+        send(node, signal.SIGCONT)
+    assert "B unreachable" in rows["m/A"].reason
+    two.wait(lambda rows: rows["m/A"].health is Health.OK)
