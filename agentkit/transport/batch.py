@@ -1,43 +1,92 @@
 """What one turn of the event loop wants to send, sent together at its end.
 
-Sent one by one, each message finds libzmq's IO thread asleep, wakes it (a system call) and becomes a TCP segment of its own. With
-256 calls in flight, sending them together took an eighth off the CPU time of a call (63 to 55 us on two busy cores)."""
+Sent one by one, each message costs up to three frames, wakes libzmq's IO thread (a system call) and ends a `recv` of its own at the
+other side. Many small ones for one peer leave as a single frame (BATCH), where the peer understands it: with 256 calls in flight
+that took the CPU time of a call from 30 to 19 us (both sides), and its rate from 0.33 to 0.6 of raw pyzmq's."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Final, Generic, NamedTuple, TypeVar
 
-T = TypeVar("T")
+from agentkit.wire import codec
+
+K = TypeVar("K", bound=Hashable)
+
+#: A larger body travels in a message of its own, in bytes: copying it twice would cost more than the frame saves.
+MAX_BATCHED_BODY: Final = 8 * 1024
+#: Peers that take no frames of this size get no BATCH, in bytes: the largest one stays below.
+BATCH_FRAME_BYTES: Final = 1024 * 1024
 
 
-class Batch(Generic[T]):
-    """Belongs to the running loop. Order is kept."""
+class Part(NamedTuple):
+    """One message on its way out: the fields of its header, its body if it has one, its attachments."""
 
-    __slots__ = ("_items", "_loop", "_send")
+    fields: tuple[object, ...]
+    body: bytes | None = None
+    attachments: Sequence[bytes] = ()
 
-    def __init__(self, send: Callable[[T], None]) -> None:
+    def frames(self, pack: Callable[[object], bytes]) -> list[bytes]:
+        """As a message of its own."""
+        header = pack(self.fields)
+        return [header] if self.body is None else [header, self.body, *self.attachments]
+
+
+def messages(
+    parts: Sequence[Part], pack: Callable[[object], bytes], *, may_batch: bool
+) -> Iterator[tuple[int, list[bytes]]]:
+    """(how many parts, frames) of each message, in order: as few messages as hold `parts`, else one for each."""
+    items: list[object] = []
+    if len(parts) > 1 and may_batch:
+        for part in parts:
+            fields, body, attachments = part
+            is_large = bool(attachments) or (body is not None and len(body) > MAX_BATCHED_BODY)
+            if items and (is_large or len(items) == 2 * codec.MAX_BATCHED):
+                yield len(items) // 2, [pack(codec.batch_fields(items))]
+                items = []
+            if is_large:
+                yield 1, part.frames(pack)
+            else:
+                items += (fields, body)
+        if items:
+            yield len(items) // 2, [pack(codec.batch_fields(items))]
+    else:
+        for part in parts:
+            yield 1, part.frames(pack)
+
+
+class Batch(Generic[K]):
+    """Belongs to the running loop. Order is kept for each receiver."""
+
+    __slots__ = ("_loop", "_send", "_waiting")
+
+    def __init__(self, send: Callable[[K, list[Part]], None]) -> None:
         self._send = send
-        self._items: list[T] = []
+        self._waiting: dict[K, list[Part]] = {}
         self._loop = asyncio.get_running_loop()
 
     def __bool__(self) -> bool:
         """Whether something waits: then whatever comes must wait behind it."""
-        return bool(self._items)
+        return bool(self._waiting)
 
-    def add(self, item: T) -> None:
+    def add(self, receiver: K, part: Part) -> None:
         """To be sent when the loop has finished this turn."""
-        if not self._items:
+        waiting = self._waiting
+        if not waiting:
             self._loop.call_soon(self.flush)
-        self._items.append(item)
+        parts = waiting.get(receiver)
+        if parts is None:
+            waiting[receiver] = [part]
+        else:
+            parts.append(part)
 
-    def take(self) -> list[T]:
-        """What waits, not to be sent any more."""
-        items, self._items = self._items, []
-        return items
+    def take(self, receiver: K) -> list[Part]:
+        """What waits for `receiver`, not to be sent any more."""
+        return self._waiting.pop(receiver, [])
 
     def flush(self) -> None:
         """Send what waits now."""
-        for item in self.take():
-            self._send(item)
+        waiting, self._waiting = self._waiting, {}
+        for receiver, parts in waiting.items():
+            self._send(receiver, parts)

@@ -29,7 +29,7 @@ from agentkit.names import Incarnation
 from agentkit.observe.log import get_logger
 from agentkit.resilience.deadline import DeadlineQueue
 from agentkit.transport import context, frames
-from agentkit.transport.batch import Batch
+from agentkit.transport.batch import BATCH_FRAME_BYTES, Batch, Part, messages
 from agentkit.transport.monitor import LOST, REFUSED, Monitor
 from agentkit.transport.peer import Identity
 from agentkit.transport.reader import Reader
@@ -87,7 +87,8 @@ class Channel:
         self._limits = limits
         self._on_end = on_end
         self._pack = values.Packer().pack
-        self._batch = Batch(self._send_request)
+        self._may_batch = False
+        self._batch: Batch[None] = Batch(self._send_requests)
         self._loop = asyncio.get_running_loop()
         self._next_id = 1
         self._calls: dict[int, _Call] = {}  # sent
@@ -104,7 +105,7 @@ class Channel:
         self._monitor = Monitor(self._sock, int(LOST | REFUSED | zmq.EVENT_CONNECTED), self._on_connection)
         self._sock.connect(endpoint)
         self._reader = Reader(self._sock, self._on_frames)
-        self._send([codec.encode(me.hello(expected, limits))])
+        self._send([codec.encode(me.hello(expected, limits, (ak.BATCHES,)))])
 
     # -- calling ------------------------------------------------------------------------------------------------------
 
@@ -201,19 +202,25 @@ class Channel:
                 )
             return
         self._calls[id] = call
-        message = [self._pack(codec.request_fields(id, call.method, budget_ms, call.meta)), call.body]
+        part = Part(codec.request_fields(id, call.method, budget_ms, call.meta), call.body)
         if len(self._calls) > 1:
-            self._batch.add((id, message))
-        else:
-            self._send_request((id, message))
+            self._batch.add(None, part)
+        else:  # nobody to share the way with
+            self._send_requests(None, [part])
 
-    def _send_request(self, request: tuple[int, list[bytes]]) -> None:
-        id, message = request
-        call = self._calls.get(id)  # it may have ended since
-        if call is not None and not self._send(message):
-            # the connection went first: it certainly does not run, whatever becomes of the others
-            del self._calls[id]
-            self._fail(id, call, Draining(f"{self.label}: its connection went before the request was sent"))
+    def _send_requests(self, _: None, parts: list[Part]) -> None:
+        calls = self._calls
+        parts = [part for part in parts if part.fields[1] in calls]  # some may have ended since
+        sent = 0
+        for count, message in messages(parts, self._pack, may_batch=self._may_batch):
+            if not self._send(message):
+                # the connection went first: these certainly do not run, whatever becomes of the others
+                for part in parts[sent:]:
+                    id: int = part.fields[1]  # type: ignore[assignment]
+                    call = calls.pop(id)
+                    self._fail(id, call, Draining(f"{self.label}: its connection went before the request was sent"))
+                return
+            sent += count
 
     def _send_waiting(self) -> None:
         while self._waiting and self.state is State.OPEN and len(self._calls) < self._peer_limits.in_flight:
@@ -234,12 +241,20 @@ class Channel:
         self._heard_s = now_s()
         try:
             message = codec.decode(received[0])
+            if type(message) is ak.Batch:
+                self._reader.enough()
+                items = iter(message.items)
+                for fields, body in zip(items, items, strict=True):
+                    self._on_message(codec.read(fields), body)
+            else:
+                self._on_message(message, received[1] if len(received) > 1 else None)
         except codec.BadFrame as exc:
             log.warning("channel.bad_frame", peer=self.label, why=str(exc))
-            return
+
+    def _on_message(self, message: ak.Message, body: bytes | None) -> None:
         match message:
             case ak.Reply():
-                self._on_reply(message.id, received)
+                self._on_reply(message.id, body)
             case ak.Error():
                 self._on_error(message)
             case ak.Welcome():
@@ -251,7 +266,7 @@ class Channel:
             case _:
                 pass  # PONG was heard, which is all it is for; the rest is for inboxes
 
-    def _on_reply(self, id: int, received: list[bytes]) -> None:
+    def _on_reply(self, id: int, body: bytes | None) -> None:
         call = self._calls.pop(id, None)
         if call is None:
             return  # cancelled, or its deadline passed
@@ -259,7 +274,7 @@ class Channel:
         future = call.future
         if not future.done():
             try:
-                future.set_result(values.unpack(received[1]) if len(received) > 1 else None)
+                future.set_result(values.unpack(body) if body is not None else None)
             except values.Undecodable as exc:
                 future.set_exception(from_wire("internal", f"{self.label}.{call.method}: {exc}", False, {}))
         if self._waiting or self.state is State.LEAVING:
@@ -279,6 +294,7 @@ class Channel:
         if self.state is State.OPENING:
             self.peer = welcome
             self._peer_limits = welcome.limits
+            self._may_batch = ak.BATCHES in welcome.capabilities and welcome.limits.frame_bytes >= BATCH_FRAME_BYTES
             self.state = State.OPEN
             self._send_waiting()
 
@@ -378,7 +394,8 @@ class Channel:
         if self._ping_timer is not None:
             self._ping_timer.cancel()
         self._sock.close(linger=linger_ms)
-        for id, _ in self._batch.take():  # it was to leave at the end of this turn: nobody has seen it
+        for part in self._batch.take(None):  # it was to leave at the end of this turn: nobody has seen it
+            id: int = part.fields[1]  # type: ignore[assignment]
             if id in self._calls:
                 self._waiting[id] = (self._calls.pop(id), 0.0)
         self._move_waiting(waiting or Draining(f"{self.label}: {error.message}"))

@@ -17,7 +17,7 @@ from agentkit.errors import BadRequest, CallError, Draining, Overloaded, TooLarg
 from agentkit.observe.log import get_logger
 from agentkit.resilience.deadline import Deadline
 from agentkit.transport import adopt, context, frames
-from agentkit.transport.batch import Batch
+from agentkit.transport.batch import Batch, Part, messages
 from agentkit.transport.monitor import Monitor
 from agentkit.transport.peer import Identity, Inbound, Peer
 from agentkit.transport.reader import Reader
@@ -72,15 +72,14 @@ class Inbox:
         self._saw_plain = False
         self._changed: asyncio.Future[None] | None = None
         self._pack = values.Packer().pack
-        self._batch = Batch(self._send_now)
+        self._batch: Batch[Peer] = Batch(self._send_parts)
         self._loop = asyncio.get_running_loop()
         self._probe_timer: asyncio.TimerHandle | None = None
         self._backlog_timer: asyncio.TimerHandle | None = None
         self._backlog_pause_s = BACKLOG_RETRY_S[0]
         self._complained_s = 0.0
         # The kind's class does not matter: the table is only read
-        self._on: dict[type, Callable[[Peer, Any, list[bytes]], None]] = {
-            ak.Request: self._on_request,
+        self._on: dict[type, Callable[[Peer, Any], None]] = {
             ak.Cancel: self._on_cancel,
             ak.Bye: self._on_bye,
             ak.Ping: self._on_ping,
@@ -159,24 +158,30 @@ class Inbox:
     def answer(self, inbound: Inbound, value: object) -> None:
         """Send the result; `values.Unsendable` when it does not travel (then nothing was sent: refuse it)."""
         if inbound.plain is not None:
-            reply = [b"", plain.success(value, inbound.plain.meta, is_json=inbound.plain.is_json)]
+            part = None
+            body = plain.success(value, inbound.plain.meta, is_json=inbound.plain.is_json)
         else:
-            reply = [self._pack(codec.reply_fields(inbound.id)), self._pack(value)]
-        size, limit = len(reply[1]), inbound.peer.limits.frame_bytes
+            body = self._pack(value)
+            part = Part(codec.reply_fields(inbound.id), body)
+        size, limit = len(body), inbound.peer.limits.frame_bytes
         if size > limit:
             self.refuse(inbound, TooLarge.frame(f"the answer of {inbound.method}", size, limit))
-        elif self._finish(inbound):
-            self._send(inbound.peer, reply)
+        elif not self._finish(inbound):
+            pass
+        elif part is None:
+            self._send(inbound.peer, [b"", body])
+        else:
+            self._send_answer(inbound.peer, part)
 
     def refuse(self, inbound: Inbound, error: CallError) -> None:
         """Send `error` as the one answer."""
         if not self._finish(inbound):
             return
         if inbound.plain is not None:
-            reply = [b"", plain.failure(error, inbound.plain.meta, is_json=inbound.plain.is_json)]
+            failure = plain.failure(error, inbound.plain.meta, is_json=inbound.plain.is_json)
+            self._send(inbound.peer, [b"", failure])
         else:
-            reply = [_error(inbound.id, error)]
-        self._send(inbound.peer, reply)
+            self._send_answer(inbound.peer, Part(codec.error_fields(_told(inbound.id, error))))
 
     def _finish(self, inbound: Inbound) -> bool:
         """Whether this is the first answer, and somebody is there to read it."""
@@ -196,16 +201,29 @@ class Inbox:
         if not header:
             self._on_plain(routing_id, received)
             return
-        peer = self._peers.get(routing_id)
-        if peer is not None and peer.is_plain:
-            peer = None
         try:
             message = codec.decode(header)
         except codec.BadFrame as exc:
             self._on_garbage(routing_id, str(exc), exc.id)
             return
+        if type(message) is ak.Batch:
+            self._reader.enough()
+            items = iter(message.items)
+            for fields, body in zip(items, items, strict=True):
+                try:
+                    self._on_message(routing_id, codec.read(fields), [body] if type(body) is bytes else [])
+                except codec.BadFrame as exc:
+                    self._on_garbage(routing_id, str(exc), exc.id)
+        else:
+            self._on_message(routing_id, message, received[2:])
+
+    def _on_message(self, routing_id: bytes, message: ak.Message, content: list[bytes]) -> None:
+        """`content`: body and attachments, as far as there are any."""
+        peer = self._peers.get(routing_id)
+        if peer is not None and peer.is_plain:
+            peer = None
         if type(message) is ak.Request and peer is not None:
-            self._on_request(peer, message, received)
+            self._on_request(peer, message, content)
         elif type(message) is ak.Hello:
             self._on_hello(routing_id, message)
         elif peer is None:
@@ -218,7 +236,7 @@ class Inbox:
             if handle is None:
                 self._on_garbage(routing_id, f"{type(message).__name__} is for callers", None)
             else:
-                handle(peer, message, received)
+                handle(peer, message)
 
     def _on_hello(self, routing_id: bytes, hello: ak.Hello) -> None:
         refusal: CallError | None = None
@@ -241,16 +259,16 @@ class Inbox:
             peer = Peer(routing_id, hello.name[:MAX_NAME], hello.instance[:MAX_NAME], hello.limits, hello.capabilities)
             self._peers[routing_id] = peer
             me = self.me
-            welcome = ak.Welcome(AK1_VERSION, me.id.name, str(me.id), me.incarnation, (), self.limits)
+            welcome = ak.Welcome(AK1_VERSION, me.id.name, str(me.id), me.incarnation, (ak.BATCHES,), self.limits)
             self._send(peer, [codec.encode(welcome)])
 
-    def _on_request(self, peer: Peer, request: ak.Request, received: list[bytes]) -> None:
+    def _on_request(self, peer: Peer, request: ak.Request, content: list[bytes]) -> None:
         self.last_activity_s = now_s()
         if request.id <= peer.last_id:
             self._on_garbage(peer.routing_id, "a request id was used before", request.id)
             return
-        body = received[2] if len(received) > 2 else b"\x80"
-        inbound = Inbound(peer, request.id, request.method, request.budget_ms, request.meta, body, received[3:])
+        body = content[0] if content else b"\x80"
+        inbound = Inbound(peer, request.id, request.method, request.budget_ms, request.meta, body, content[1:])
         peer.in_flight[request.id] = inbound
         if self._is_draining:
             self.refuse(inbound, Draining(f"{self.me.id} is stopping"))
@@ -290,15 +308,15 @@ class Inbox:
         else:
             self._receiver.request(inbound)
 
-    def _on_cancel(self, peer: Peer, cancel: ak.Cancel, _: list[bytes]) -> None:
+    def _on_cancel(self, peer: Peer, cancel: ak.Cancel) -> None:
         inbound = peer.in_flight.get(cancel.id)
         if inbound is not None:
             self._abandon(inbound)
 
-    def _on_bye(self, peer: Peer, _bye: ak.Bye, _: list[bytes]) -> None:
+    def _on_bye(self, peer: Peer, _bye: ak.Bye) -> None:
         self._lose(peer)
 
-    def _on_ping(self, peer: Peer, ping: ak.Ping, _: list[bytes]) -> None:
+    def _on_ping(self, peer: Peer, ping: ak.Ping) -> None:
         self._send(peer, [codec.encode(ak.Pong(ping.id))])
 
     def _on_garbage(self, routing_id: bytes, why: str, id: int | None) -> None:
@@ -365,14 +383,17 @@ class Inbox:
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
-    def _send(self, peer: Peer, reply: list[bytes]) -> None:
+    def _send_answer(self, peer: Peer, part: Part) -> None:
         if peer.in_flight or self._batch:
-            self._batch.add((peer, reply))
+            self._batch.add(peer, part)
         else:  # nobody to share the way with: a caller that waits for this one answer gets it at once
-            self._send_now((peer, reply))
+            self._send(peer, part.frames(self._pack))
 
-    def _send_now(self, message: tuple[Peer, list[bytes]]) -> None:
-        peer, reply = message
+    def _send_parts(self, peer: Peer, parts: list[Part]) -> None:
+        for _, message in messages(parts, self._pack, may_batch=peer.may_batch):
+            self._send(peer, message)
+
+    def _send(self, peer: Peer, reply: list[bytes]) -> None:
         if peer.backlog:
             self._queue(peer, reply)
             return
@@ -415,7 +436,7 @@ class Inbox:
             peer.backlog.clear()
             peer.backlog_bytes = 0
             for reply in waiting:
-                self._send_now((peer, reply))
+                self._send(peer, reply)
             has_moved = has_moved or len(peer.backlog) < len(waiting)
         # Somebody who is stopped must not cost 200 wake-ups a second until it is killed
         self._backlog_pause_s = BACKLOG_RETRY_S[0] if has_moved else min(self._backlog_pause_s * 2, BACKLOG_RETRY_S[1])
@@ -423,7 +444,11 @@ class Inbox:
         self._backlog_timer = self._loop.call_later(self._backlog_pause_s, self._send_backlogs) if is_needed else None
 
 
-def _error(id: int, error: CallError) -> bytes:
-    """The header of an ERROR, whatever text and details an author's code has put into it: it must leave, and be readable."""
+def _told(id: int, error: CallError) -> ak.Error:
+    """An ERROR, whatever text and details an author's code has put into it: it must leave, and be readable."""
     details = values.courtesy(error.details)
-    return codec.encode(ak.Error(id, error.code, values.clean_text(error.message), bool(error.retry_safe), details))
+    return ak.Error(id, error.code, values.clean_text(error.message), bool(error.retry_safe), details)
+
+
+def _error(id: int, error: CallError) -> bytes:
+    return codec.encode(_told(id, error))

@@ -6,7 +6,8 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from agentkit.names import AgentId, Incarnation
-from agentkit.wire.envelope import AK1_VERSION, READS_ONLY_IN_CALLS, Hello, Limits, Meta
+from agentkit.transport.batch import BATCH_FRAME_BYTES
+from agentkit.wire.envelope import AK1_VERSION, BATCHES, READS_ONLY_IN_CALLS, Hello, Limits, Meta
 from agentkit.wire.plain import PlainRequest
 
 
@@ -31,6 +32,7 @@ class Peer:
         "is_plain",
         "last_id",
         "limits",
+        "may_batch",
         "name",
         "routing_id",
         "says_bye",
@@ -52,6 +54,7 @@ class Peer:
         self.limits = limits
         self.is_plain = is_plain
         self.says_bye = not is_plain and READS_ONLY_IN_CALLS not in capabilities
+        self.may_batch = BATCHES in capabilities and limits.frame_bytes >= BATCH_FRAME_BYTES
         self.in_flight: dict[int, Inbound] = {}
         self.last_id = 0  #: highest request id seen; GOAWAY states it
         self.backlog: deque[list[bytes]] = deque()  #: what its full queue did not take yet

@@ -17,6 +17,9 @@ _pack: Final = msgpack.packb
 _unpack: Final = msgpack.unpackb
 _ID_LIMIT: Final = 2**63
 
+#: Messages in one BATCH, at most: a reader has other things to do between two of them.
+MAX_BATCHED: Final = 64
+
 
 class BadFrame(ValueError):
     """A header that is no AK1 header. `id` is the request's where it could be read, so that it can be answered."""
@@ -41,12 +44,27 @@ def reply_fields(id: int) -> tuple[object, ...]:
     return (4, id, {})
 
 
+def error_fields(error: ak.Error) -> tuple[object, ...]:
+    """The header of an ERROR, likewise."""
+    return (5, *error)
+
+
+def batch_fields(items: list[object]) -> tuple[object, ...]:
+    """The header of a BATCH: the fields of a message and its body (or None) in turn."""
+    return (14, 0, items)
+
+
 def decode(header: bytes) -> Message:
     """The message that a header frame holds; BadFrame for garbage, unknown kinds and wrong types."""
     try:
         fields = _unpack(header)
     except (ValueError, msgpack.UnpackException, RecursionError) as exc:
         raise BadFrame(f"header is no msgpack: {type(exc).__name__}") from exc
+    return read(fields)
+
+
+def read(fields: object) -> Message:
+    """The message whose header has these fields, as an item of a BATCH has them; BadFrame like `decode`."""
     if type(fields) is not list or len(fields) < 2 or type(fields[0]) is not int or type(fields[1]) is not int:
         raise BadFrame("header is no array of kind and id")
     kind, id = fields[0], fields[1]
@@ -90,6 +108,13 @@ def _error(f: list[Any]) -> ak.Error:
     )
 
 
+def _batch(f: list[Any]) -> ak.Batch:
+    items = _is(f[2], list, "items")
+    if len(items) % 2 or not 0 < len(items) <= 2 * MAX_BATCHED:
+        raise ValueError(f"want 1 to {MAX_BATCHED} pairs of header and body")
+    return ak.Batch(items)
+
+
 def _limits(value: Any) -> Limits:
     known = _is(value, dict, "limits")
     numbers = {key: known[key] for key in Limits._fields if key in known}
@@ -130,6 +155,7 @@ _FIELDS: Final[Mapping[type, Callable[[Any], tuple[Any, ...]]]] = {
     ak.Bye: lambda _: (11, 0),
     ak.Ping: lambda m: (12, m.id),
     ak.Pong: lambda m: (13, m.id),
+    ak.Batch: lambda m: (14, 0, m.items),
 }
 
 _BUILDERS: Final[Mapping[int, Callable[[list[Any]], Message]]] = {
@@ -143,4 +169,5 @@ _BUILDERS: Final[Mapping[int, Callable[[list[Any]], Message]]] = {
     Kind.BYE.value: lambda _: ak.Bye(),
     Kind.PING.value: lambda f: ak.Ping(f[1]),
     Kind.PONG.value: lambda f: ak.Pong(f[1]),
+    Kind.BATCH.value: _batch,
 }

@@ -18,6 +18,9 @@ MAX_BUDGET_MS: Final = 2**31 - 1
 
 Meta = Mapping[str, Any]
 
+#: Capability in HELLO and WELCOME: whoever says it understands BATCH.
+BATCHES: Final = "batch"
+
 #: Capability in HELLO: this caller reads only while it calls, so it can't answer GOAWAY by BYE while it is idle.
 READS_ONLY_IN_CALLS: Final = "reads-only-in-calls"
 
@@ -38,6 +41,7 @@ class Kind(IntEnum):
     BYE = 11
     PING = 12
     PONG = 13
+    BATCH = 14
 
 
 class Limits(NamedTuple):
@@ -114,4 +118,10 @@ class Pong(NamedTuple):
     id: int
 
 
-Message = Hello | Welcome | Request | Reply | Error | Cancel | GoAway | Bye | Ping | Pong
+class Batch(NamedTuple):
+    """Several messages without attachments in one frame: the fields of a header and its body (or None) in turn."""
+
+    items: list[Any]
+
+
+Message = Hello | Welcome | Request | Reply | Error | Cancel | GoAway | Bye | Ping | Pong | Batch

@@ -21,6 +21,7 @@ from agentkit.errors import HandlerError, NotFound, PeerLost
 from agentkit.resilience.deadline import Deadline
 from agentkit.transport import inbox as inbox_module
 from agentkit.transport.channel import Channel
+from agentkit.transport.peer import Peer
 from agentkit.wire import codec, values
 from agentkit.wire import envelope as ak
 from tests.agentkit.support import Raw, an_inbox, echoes, eventually, identity, raw
@@ -37,7 +38,7 @@ async def test_hello_is_answered_by_welcome_with_name_life_and_limits() -> None:
     async with an_inbox() as (inbox, _, endpoint):
         with raw(endpoint) as caller:
             welcome = await caller.hello(incarnation=7)
-            assert welcome == ak.Welcome(1, "Callee", "test/Callee", 7, (), inbox.limits)
+            assert welcome == ak.Welcome(1, "Callee", "test/Callee", 7, (ak.BATCHES,), inbox.limits)
             (peer,) = inbox.peers
             assert (peer.name, peer.instance, peer.says_bye) == ("raw", "test/raw", True)
 
@@ -436,17 +437,17 @@ async def test_a_reader_that_reads_nothing_is_tried_less_and_less_often() -> Non
             (peer,) = inbox.peers
             while inbox._backlog_pause_s < 0.04:  # until nothing has moved three times in a row
                 while not peer.backlog:
-                    inbox._send_now((peer, [bytes(5_000)]))
+                    inbox._send(peer, [bytes(5_000)])
                 await asyncio.sleep(0.002)
             tries = 0
-            send = inbox._send_now
+            send = inbox._send
 
-            def counted(message: Any) -> None:
+            def counted(to: Peer, message: list[bytes]) -> None:
                 nonlocal tries
                 tries += 1
-                send(message)
+                send(to, message)
 
-            inbox._send_now = counted  # type: ignore[method-assign]
+            inbox._send = counted  # type: ignore[method-assign]
             await asyncio.sleep(0.6)
             assert 1 <= tries <= 6, "200 a second would be 120"
         finally:
@@ -464,7 +465,7 @@ async def test_a_reader_that_is_too_slow_for_too_long_is_given_up(monkeypatch: p
             kept = await recorder.next()
             (peer,) = inbox.peers
             for _ in range(20_000):
-                inbox._send_now((peer, [bytes(20_000)]))
+                inbox._send(peer, [bytes(20_000)])
                 if not inbox.peers:
                     break
             assert inbox.peers == ()

@@ -19,7 +19,7 @@ from agentkit.wire.codec import BadFrame
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors/ak1.json").read_text())
 CLASSES = {
     "HELLO": ak.Hello, "WELCOME": ak.Welcome, "REQUEST": ak.Request, "REPLY": ak.Reply, "ERROR": ak.Error,
-    "CANCEL": ak.Cancel, "GOAWAY": ak.GoAway, "BYE": ak.Bye, "PING": ak.Ping, "PONG": ak.Pong,
+    "CANCEL": ak.Cancel, "GOAWAY": ak.GoAway, "BYE": ak.Bye, "PING": ak.Ping, "PONG": ak.Pong, "BATCH": ak.Batch,
 }  # fmt: skip
 
 
@@ -28,6 +28,9 @@ def message_of(vector: dict[str, Any]) -> ak.Message:
     fields = dict(vector["fields"])
     if "limits" in fields:
         fields |= {"limits": ak.Limits(**fields["limits"]), "capabilities": tuple(fields["capabilities"])}
+    if "items" in fields:
+        pairs = ((item["header"], item["body"] and bytes.fromhex(item["body"])) for item in fields["items"])
+        fields["items"] = [part for pair in pairs for part in pair]
     return CLASSES[vector["kind"]](**fields)  # type: ignore[no-any-return]
 
 
