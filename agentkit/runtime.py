@@ -399,4 +399,13 @@ def _listener(host: str, port: int, variable: str) -> socket.socket:
 def _handle_request_of(cls: type[BaseAgent]) -> Method | None:
     """The author's own `handle_request(self, request: dict) -> dict`, which gets the plain verbs that no handler has."""
     function = getattr(cls, "handle_request", None)
-    return Method("handle_request", function, Rpc()) if function is not None else None
+    if function is None:
+        return None
+    method = Method("handle_request", function, Rpc())
+    if len(method.parameters) != 1:
+        raise ConfigError(
+            at=f"{cls.__name__}.handle_request",
+            got=f"{len(method.parameters)} parameters",
+            want="one: the request, a dict",
+        )
+    return method

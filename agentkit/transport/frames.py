@@ -48,15 +48,31 @@ def receive(sock: zmq.Socket[Any]) -> Frames:
     return frames
 
 
+class PlainFrame(bytes):
+    """The empty frame that a REQ socket puts first."""
+
+    address: str  #: of who sent it, as libzmq knows it; "" where it has none (unix sockets)
+
+
 def receive_routed(sock: zmq.Socket[Any]) -> Frames:
     """The same on a ROUTER, whose first frame, the routing id, is always followed by another."""
     recv = sock.recv
     frames = [recv(_NOBLOCK)]
-    while True:
+    frame = recv(_NOBLOCK, False)
+    frames.append(frame.bytes or _plain_frame(frame))
+    while frame.more:
         frame = recv(_NOBLOCK, False)
         frames.append(frame.bytes)
-        if not frame.more:
-            return frames
+    return frames
+
+
+def _plain_frame(frame: zmq.Frame) -> PlainFrame:
+    plain = PlainFrame()
+    try:
+        plain.address = str(frame.get("Peer-Address"))
+    except zmq.ZMQError:
+        plain.address = ""
+    return plain
 
 
 def send_routed(sock: zmq.Socket[Any], routing_id: bytes, frames: Sequence[bytes]) -> None:

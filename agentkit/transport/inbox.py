@@ -20,6 +20,7 @@ from agentkit.transport import adopt, context, frames
 from agentkit.transport.batch import Batch, Part, messages
 from agentkit.transport.monitor import Monitor
 from agentkit.transport.peer import Identity, Inbound, Peer
+from agentkit.transport.plain import PlainCallers
 from agentkit.transport.reader import Reader
 from agentkit.wire import codec, plain, values
 from agentkit.wire import envelope as ak
@@ -69,7 +70,7 @@ class Inbox:
         self._peers: dict[bytes, Peer] = {}
         self._connections = 0
         self._is_draining = False
-        self._saw_plain = False
+        self._plain = PlainCallers(me.id, limits, self._send_raw)
         self._changed: asyncio.Future[None] | None = None
         self._pack = values.Packer().pack
         self._batch: Batch[Peer] = Batch(self._send_parts)
@@ -115,19 +116,23 @@ class Inbox:
             return
         self._is_draining = True
         for peer in self.peers:
-            if not peer.is_plain:
-                self._send(peer, [codec.encode(ak.GoAway(reason, peer.last_id))])
+            self._send(peer, [codec.encode(ak.GoAway(reason, peer.last_id))])
 
     async def drained(self, deadline: Deadline) -> bool:
         """Wait until nothing runs, every channel said BYE and no connection is open, or until the deadline.
 
         Reads and answers all the while: whoever unbinds or closes earlier loses calls (26 % in the instant of an exit,
-        0 of 2,000 this way). Idle plain peers are not waited for: they would never go."""
+        0 of 2,000 this way). Plain callers are served until they pause: idle ones are not waited for, they would never go."""
         if await self._until(lambda: not self._is_busy(), deadline):
             # Connections that are still shaking hands: their HELLO is worth a GOAWAY, a port scanner is worth no more
             await self._until(
-                lambda: self._saw_plain or self._connections <= 0, Deadline.after(min(STRAGGLERS_S, deadline.left_s()))
+                lambda: self._plain.have_come or self._connections <= 0,
+                Deadline.after(min(STRAGGLERS_S, deadline.left_s())),
             )
+            while (quiet_in_s := self._plain.quiet_in_s()) and not deadline.has_passed():
+                await asyncio.sleep(min(quiet_in_s, deadline.left_s()))
+                await self._until(lambda: not self._is_busy(), deadline)
+        self._plain.is_shut = True
         return not self._is_busy()
 
     async def _until(self, is_reached: Callable[[], bool], deadline: Deadline) -> bool:
@@ -158,39 +163,29 @@ class Inbox:
     def answer(self, inbound: Inbound, value: object) -> None:
         """Send the result; `values.Unsendable` when it does not travel (then nothing was sent: refuse it)."""
         if inbound.plain is not None:
-            part = None
-            body = plain.success(value, inbound.plain.meta, is_json=inbound.plain.is_json)
-        else:
-            body = self._pack(value)
-            part = Part(codec.reply_fields(inbound.id), body)
+            self._plain.answer(inbound, value)
+            self._note_change()
+            return
+        body = self._pack(value)
         size, limit = len(body), inbound.peer.limits.frame_bytes
         if size > limit:
             self.refuse(inbound, TooLarge.frame(f"the answer of {inbound.method}", size, limit))
-        elif not self._finish(inbound):
-            pass
-        elif part is None:
-            self._send(inbound.peer, [b"", body])
-        else:
-            self._send_answer(inbound.peer, part)
+        elif self._finish(inbound):
+            self._send_answer(inbound.peer, Part(codec.reply_fields(inbound.id), body))
 
     def refuse(self, inbound: Inbound, error: CallError) -> None:
         """Send `error` as the one answer."""
-        if not self._finish(inbound):
-            return
         if inbound.plain is not None:
-            failure = plain.failure(error, inbound.plain.meta, is_json=inbound.plain.is_json)
-            self._send(inbound.peer, [b"", failure])
-        else:
+            self._plain.refuse(inbound, error)
+            self._note_change()
+        elif self._finish(inbound):
             self._send_answer(inbound.peer, Part(codec.error_fields(_told(inbound.id, error))))
 
     def _finish(self, inbound: Inbound) -> bool:
         """Whether this is the first answer, and somebody is there to read it."""
         is_first = not inbound.is_answered
         inbound.is_answered = True
-        peer = inbound.peer
-        peer.in_flight.pop(inbound.id, None)
-        if peer.is_plain and not peer.in_flight and self._peers.get(peer.routing_id) is peer:
-            del self._peers[peer.routing_id]
+        inbound.peer.in_flight.pop(inbound.id, None)
         self._note_change()
         return is_first
 
@@ -220,8 +215,6 @@ class Inbox:
     def _on_message(self, routing_id: bytes, message: ak.Message, content: list[bytes]) -> None:
         """`content`: body and attachments, as far as there are any."""
         peer = self._peers.get(routing_id)
-        if peer is not None and peer.is_plain:
-            peer = None
         if type(message) is ak.Request and peer is not None:
             self._on_request(peer, message, content)
         elif type(message) is ak.Hello:
@@ -288,24 +281,12 @@ class Inbox:
 
     def _on_plain(self, routing_id: bytes, received: list[bytes]) -> None:
         self.last_activity_s = now_s()
-        self._saw_plain = True
-        peer = self._peers.get(routing_id) or Peer(routing_id, "", "", self.limits, is_plain=True)
         try:
-            if not peer.is_plain:
-                raise plain.Unreadable("this channel said HELLO: plain requests need a socket of their own")
-            asked = plain.parse(received[2] if len(received) == 3 else b"")
+            inbound = self._plain.take(routing_id, received, is_channel=routing_id in self._peers)
         except plain.Unreadable as error:
             self._count_bad(error.message)
-            self._send_raw(routing_id, [b"", plain.failure(error, error.meta, is_json=error.is_json)])
             return
-        peer.name = str(asked.meta.get("source_agent", ""))[:MAX_NAME]
-        peer.last_id += 1
-        inbound = Inbound(peer, peer.last_id, asked.verb, None, asked.meta, b"", [], asked)
-        peer.in_flight[inbound.id] = inbound
-        self._peers[routing_id] = peer
-        if self._is_draining:
-            self.refuse(inbound, Draining(f"{self.me.id} is stopping"))
-        else:
+        if inbound is not None:
             self._receiver.request(inbound)
 
     def _on_cancel(self, peer: Peer, cancel: ak.Cancel) -> None:
@@ -346,11 +327,11 @@ class Inbox:
 
     def _probe(self) -> None:
         self._probe_timer = None
-        if len(self._peers) <= self._connections and not self._saw_plain:
+        if len(self._peers) <= self._connections and not self._plain.have_come:
             return  # as many connections as peers: whoever went had said BYE
         ping = [codec.encode(ak.Ping(0))]
         for peer in self.peers:
-            if peer.is_plain or peer.backlog:  # a backlog is tried again and again anyway
+            if peer.backlog:  # a backlog is tried again and again anyway
                 continue
             try:
                 frames.send_routed(self._sock, peer.routing_id, ping)
@@ -375,7 +356,7 @@ class Inbox:
 
     def _is_busy(self) -> bool:
         """Somebody waits for an answer, or will say BYE and has not yet."""
-        return any(peer.in_flight or peer.says_bye for peer in self._peers.values())
+        return self._plain.are_busy or any(peer.in_flight or peer.says_bye for peer in self._peers.values())
 
     def _note_change(self) -> None:
         if self._changed is not None and not self._changed.done():

@@ -29,7 +29,6 @@ class Peer:
         "backlog_bytes",
         "in_flight",
         "instance",
-        "is_plain",
         "last_id",
         "limits",
         "may_batch",
@@ -45,15 +44,12 @@ class Peer:
         instance: str,
         limits: Limits,
         capabilities: tuple[str, ...] = (),
-        *,
-        is_plain: bool = False,
     ) -> None:
         self.routing_id = routing_id
         self.name = name
         self.instance = instance
         self.limits = limits
-        self.is_plain = is_plain
-        self.says_bye = not is_plain and READS_ONLY_IN_CALLS not in capabilities
+        self.says_bye = READS_ONLY_IN_CALLS not in capabilities
         self.may_batch = BATCHES in capabilities and limits.frame_bytes >= BATCH_FRAME_BYTES
         self.in_flight: dict[int, Inbound] = {}
         self.last_id = 0  #: highest request id seen; GOAWAY states it
@@ -61,8 +57,7 @@ class Peer:
         self.backlog_bytes = 0
 
     def __repr__(self) -> str:
-        kind = "plain " if self.is_plain else ""
-        return f"<{kind}peer {self.instance or self.routing_id.hex()}: {len(self.in_flight)} in flight>"
+        return f"<peer {self.instance or self.routing_id.hex()}: {len(self.in_flight)} in flight>"
 
 
 class Inbound:

@@ -21,6 +21,7 @@ from agentkit import (
     BadRequest,
     BaseAgent,
     CallCancelled,
+    ConfigError,
     DeadlineExceeded,
     HandlerError,
     NotFound,
@@ -342,6 +343,34 @@ async def test_plain_verbs_that_no_handler_has_go_to_handle_request() -> None:
             }  # fmt: skip
         with raw(modern.endpoint, zmq.REQ) as raw_caller:
             assert (await PlainCaller(raw_caller)({"action": "old_verb"}))["code"] == "unknown_method"
+
+
+async def test_handle_request_may_be_a_plain_def_and_its_failures_are_answers() -> None:
+    class Old(BaseAgent):
+        def handle_request(self, request: dict[str, Any]) -> dict[str, Any]:
+            assert threading.current_thread() is not threading.main_thread()
+            return {"seven": 7 // request["by"]}
+
+    async with running(Old) as old:
+        with raw(old.endpoint, zmq.REQ) as raw_caller:
+            ask = PlainCaller(raw_caller)
+            assert await ask({"action": "divide", "by": 7, "request_id": 1}) == {
+                "status": "success", "seven": 1, "request_id": 1,
+            }  # fmt: skip
+            failed = await ask({"action": "divide", "by": 0, "request_id": 2})
+            assert (failed["status"], failed["code"], failed["request_id"]) == ("error", "handler_error", 2)
+            assert "ZeroDivisionError" in failed["error"]
+            assert (await ask({"action": "ping"}))["health"] == "ok"  # not handle_request's
+
+
+async def test_handle_request_that_takes_no_request_is_refused_at_the_start() -> None:
+    class Wrong(BaseAgent):
+        async def handle_request(self) -> dict[str, Any]:
+            return {}
+
+    with pytest.raises(ConfigError, match="handle_request"):
+        async with running(Wrong):
+            pass
 
 
 async def test_a_native_call_does_not_reach_handle_request() -> None:
