@@ -311,6 +311,9 @@ class Dispatcher:
     def _forget(self, work: Serving) -> None:
         if self._works.pop(work.key, None) is not None:
             self._deadlines.remove(work.key, work.tick)
+            # Request, task and the task's context point at each other. Left so, each call waits for the garbage collector, which
+            # took a fifth of the callee's CPU time.
+            work.inbound.work = work.task = None
 
     def _on_deadline(self, key: int) -> None:
         work = self._works.get(key)
