@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -16,6 +15,7 @@ from agentkit.agent.blocking import BlockingCaller
 from agentkit.agent.builtin import BUILTIN_METHODS
 from agentkit.agent.caller import Caller
 from agentkit.agent.dispatch import Dispatcher
+from agentkit.agent.events import AgentEvents, route_of
 from agentkit.agent.handlers import Method, Rpc
 from agentkit.agent.telling import Teller
 from agentkit.agent.upkeep import TICK_S, Checks, aligned_sleep, repeating
@@ -32,6 +32,7 @@ from agentkit.observe.metrics import AgentMetrics
 from agentkit.observe.process import pss_mb
 from agentkit.resilience.deadline import Deadline
 from agentkit.settings import AgentSettings
+from agentkit.transport import adopt
 from agentkit.transport.inbox import Inbox
 from agentkit.transport.notify import Notifier
 from agentkit.transport.peer import Identity
@@ -84,7 +85,20 @@ class AgentRuntime:
         self._http: http.HttpServer | None = None
         self._directory: Directory = directory or self._own_directory()
         self.caller = Caller(self._me, self._directory)
-        self.blocking_caller = BlockingCaller(self._me, self._lookup_from_thread, refuse=self._refuse_on_loop)
+        self.events = AgentEvents(
+            agent,
+            str(settings.id),
+            settings.incarnation,
+            route_of(self._directory),
+            on_failed=lambda name, exc: self.report_error("error", f"{name} raised {type(exc).__name__}: {exc}"),
+            tell=self._teller.events,
+        )
+        self.blocking_caller = BlockingCaller(
+            self._me,
+            self._lookup_from_thread,
+            refuse=self._refuse_on_loop,
+            publish=self.events.publish_from_thread,
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
         self._was_ready = False
@@ -121,6 +135,7 @@ class AgentRuntime:
         await self._checks.once()
         if not self._checks.board.all_passed_once:
             raise StartupError(f"not healthy: {self._checks.board.verdict.reason}")
+        await self.events.start()
         self._open_inbox()
         self.phase = "ready"
         self.running = self._was_ready = True
@@ -150,6 +165,7 @@ class AgentRuntime:
                 self._dispatcher.cancel_all("the agent is stopping and its grace period is over")
         # Handlers whose caller gave up may still be busy cleaning up: `on_stop` runs when nothing else does
         await self._dispatcher.idle(max(reserve_s / 4, began.left_s() - reserve_s))
+        await self.events.finish(max(reserve_s / 4, began.left_s() - reserve_s))
         await self._cancel_tasks(max(reserve_s / 4, began.left_s() - reserve_s))
         await self._run_on_stop(max(reserve_s / 2, began.left_s() - reserve_s / 2))
         await self._close()
@@ -159,9 +175,9 @@ class AgentRuntime:
     def _listen(self) -> None:
         """What was not handed down is opened here."""
         if INBOX_LOCAL not in self._listeners and INBOX not in self._listeners:
-            self._listeners[INBOX_LOCAL] = _listener(self.settings.host, self.settings.port, "PORT")
+            self._listeners[INBOX_LOCAL] = adopt.opened(self.settings.host, self.settings.port, "PORT")
         if HTTP not in self._listeners and self.settings.health_port is not None:
-            self._listeners[HTTP] = _listener(self.settings.host, self.settings.health_port, "HEALTH_CHECK_PORT")
+            self._listeners[HTTP] = adopt.opened(self.settings.host, self.settings.health_port, "HEALTH_CHECK_PORT")
 
     def _open_inbox(self) -> None:
         """Only now: whoever called before waits in the kernel's backlog, and is served first."""
@@ -210,7 +226,7 @@ class AgentRuntime:
             if self.settings.watchdog_s:
                 self._teller.alive()
             if self._inbox is not None:
-                self._safety_hits += self._inbox.safety_check()
+                self._safety_hits += self._inbox.safety_check() + self.events.safety_check()
 
     # -- stopping -----------------------------------------------------------------------------------------------------
 
@@ -244,6 +260,7 @@ class AgentRuntime:
                 timer.cancel()
         self.caller.close()
         self.blocking_caller.close()
+        self.events.close()
         await self._directory.close()
         if self._inbox is not None:
             self._inbox.close()
@@ -281,6 +298,7 @@ class AgentRuntime:
                 log.warning("agent.not_wanted", why=error.message)
                 self.request_stop()
             return
+        await self.events.reconnected()
         if self._was_ready and self.running:
             self._teller.ready(self.agent.methods, self._checks.board.verdict, self._listeners)
 
@@ -337,6 +355,8 @@ class AgentRuntime:
             "Callers that went without BYE",
             lambda: self._inbox.lost_peers if self._inbox else 0,
         )
+        for name, (help, read) in self.events.counters().items():
+            book.counter(name, help, read)
         book.counter(
             "agent_reader_safety_hits_total", "Messages found by the safety tick only", lambda: self._safety_hits
         )
@@ -383,17 +403,6 @@ async def _awaited(hook: Awaitable[None]) -> None:
         await hook
     except SystemExit as exc:
         raise RuntimeError(f"raised SystemExit: {exc}") from exc
-
-
-def _listener(host: str, port: int, variable: str) -> socket.socket:
-    try:
-        return socket.create_server(
-            (host, port), backlog=4096, family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        )
-    except OSError as exc:
-        raise ConfigError(
-            at=variable, got=f"{host}:{port}: {os.strerror(exc.errno or 0)}", want="an address and port that are free"
-        ) from exc
 
 
 def _handle_request_of(cls: type[BaseAgent]) -> Method | None:

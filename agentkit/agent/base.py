@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from agentkit.agent.blocking import BlockingCaller
 from agentkit.agent.caller import Caller, PeerProxy
 from agentkit.agent.context import serving
+from agentkit.agent.events import AgentEvents
 from agentkit.agent.handlers import Method, methods_of
 from agentkit.errors import AgentkitError, ConfigError
 from agentkit.observe.log import Logger, get_logger
@@ -30,6 +31,7 @@ class Wiring(Protocol):
 
     caller: Caller
     blocking_caller: BlockingCaller
+    events: AgentEvents
     loop: asyncio.AbstractEventLoop
     running: bool
     start_time: float
@@ -138,9 +140,23 @@ class BaseAgent:
         """Another agent's methods as methods: `await self.peer("Summarizer").summarize(text=...)`. On the event loop."""
         return self._wired.caller.peer(target, timeout=timeout)
 
+    async def publish(self, topic: str, event: object) -> None:
+        """Tell whoever subscribed to `topic`: an instance of the class of events that has it, or a map of its fields.
+
+        Returns when the event is on its way: at most once to each subscriber, in order for each topic; what a subscriber
+        misses it counts. Never waits for anybody: while the node is away 1,024 events wait, then new ones are dropped and
+        counted. From any thread that has an event loop; plain `def` handlers use `self.blocking.publish`. Raises BadRequest
+        (no class has this topic, or the event does not fit it: each wrong field is named) and TooLarge (32 KiB)."""
+        wired = self._wired
+        published = wired.events.publish(topic, event)
+        if asyncio.get_running_loop() is wired.loop:
+            await published
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(published, wired.loop))
+
     @property
     def blocking(self) -> BlockingCaller:
-        """The same calls for threads and plain `def` handlers: `self.blocking.peer("X").method(...)`, `self.blocking.call(...)`."""
+        """The same calls for threads and plain `def` handlers: `self.blocking.peer("X").method(...)`, `.call(...)`, `.publish(...)`."""
         return self._wired.blocking_caller
 
     def report_error(self, severity: Severity, message: str, **context: Any) -> None:
