@@ -52,7 +52,7 @@ quick: $(VENV)/.test  ## The pure part, in seconds
 
 test: lint  ## Everything: style, types, contracts, all tests, coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest tests
+	$(BIN)/coverage run -m pytest -n auto --dist loadfile tests
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 

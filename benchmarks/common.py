@@ -33,6 +33,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 PORTS: Final = range(20_000, 32_000)
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_GET_CHILD_SUBREAPER: Final = 37
 
 
 # --- options and output -----------------------------------------------------------------------------------------------
@@ -195,20 +196,26 @@ def free_ports(count: int) -> list[int]:
 class Processes:
     """Starts processes and ends them with all their descendants when the block is left, however it is left.
 
-    This process becomes a child subreaper, so that what a daemon leaves behind becomes its child and is ended too. Nothing
+    Meanwhile this process is a child subreaper, so that what a daemon leaves behind becomes its child and is ended too. Nothing
     else is touched: what ran before the block began is remembered and spared."""
 
     def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._was_subreaper = ctypes.c_int()
         self._spared: set[psutil.Process] = set()
         self._started: list[subprocess.Popen[Any]] = []
 
     def __enter__(self) -> Processes:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(self._was_subreaper), 0, 0, 0)
+        self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._spared = set(psutil.Process().children(recursive=True))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.end()
+        try:
+            self.end()
+        finally:
+            self._libc.prctl(_PR_SET_CHILD_SUBREAPER, self._was_subreaper.value, 0, 0, 0)
 
     def start(self, *argv: object, env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[Any]:
         """A process whose output nobody reads, unless `options` (those of Popen) say otherwise."""

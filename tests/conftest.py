@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 
 import pytest
 import uvloop
 
 from agentkit.testing.leaks import LeakCheck, no_tasks_left
+from tests import apart
+from tests.orphans import is_subreaper
+
+#: What is told of them at the beginning.
+_WORKERS = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,6 +28,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def times(request: pytest.FixtureRequest) -> int:
     """How many times longer than in `make test` a test that is marked `soak` runs."""
     return int(request.config.getoption("--times"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: one for each core, up to four, because every one of them starts many processes."""
+    return min(len(os.sched_getaffinity(0)), 4)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers run in network namespaces of their own. Where there are none, one process does it all: tests that use the
+    same ports must not meet, whatever their luck."""
+    workers = getattr(config.option, "tx", None)
+    if not workers or hasattr(config, "workerinput"):
+        return
+    config.stash[_WORKERS] = f"{len(workers)}, each in a network namespace of its own"
+    if refused := apart.refusal():
+        config.stash[_WORKERS] = f"none, everything runs in one process: {refused}"
+        config.option.tx, config.option.dist = [], "no"
+    else:
+        config.option.tx = [apart.worker()] * len(workers)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    workers = config.stash.get(_WORKERS, None)
+    return f"workers: {workers}" if workers else None
 
 
 def pytest_sessionstart() -> None:
@@ -48,9 +79,10 @@ def pytest_runtest_makereport(
 @pytest.fixture(autouse=True)
 def leaks() -> Iterator[LeakCheck]:
     """Fails the test when a process, thread, descriptor or ZeroMQ socket is left behind."""
-    check = LeakCheck()
+    check, adopted = LeakCheck(), is_subreaper()
     yield check
     check.assert_none(within_s=1.0)
+    assert is_subreaper() == adopted, "left behind: this process adopts orphans, so daemons become its children"
 
 
 @pytest.fixture

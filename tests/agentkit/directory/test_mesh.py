@@ -174,7 +174,7 @@ async def test_what_was_learnt_serves_while_the_node_is_away_and_other_names_say
         with pytest.raises(AgentUnknown) as caught:
             await directory.lookup("Never")
         assert caught.value.directory_stale
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 20
         with pytest.raises(Unreachable, match="does not answer"):
             await directory.names()
 

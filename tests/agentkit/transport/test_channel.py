@@ -177,7 +177,7 @@ async def test_nobody_listening_is_unreachable_and_retry_safe() -> None:
     assert str(port) in error.message
 
 
-async def test_a_connection_that_goes_after_a_request_loses_the_peer_within_50_ms() -> None:
+async def test_a_connection_that_goes_after_a_request_loses_the_peer_at_once() -> None:
     async with a_script() as (script, channel):
         future = ask(channel)
         await script.welcome()
@@ -188,7 +188,7 @@ async def test_a_connection_that_goes_after_a_request_loses_the_peer_within_50_m
         took_s = time.monotonic() - began
         assert (type(error), error.retry_safe) == (PeerLost, False)
         print(f"lost after {took_s * 1e3:.1f} ms")
-        assert took_s < 1
+        assert took_s < PATIENCE_S
 
 
 async def test_requests_that_had_not_left_when_the_connection_went_are_moved() -> None:
@@ -434,9 +434,7 @@ async def test_channel_and_inbox_end_cleanly_under_goaway_with_calls_of_all_kind
         await eventually(lambda: channel.state is State.LEAVING)
         inbox.answer(inbound, "finished")
         assert await running == "finished"
-        began = time.monotonic()
         assert await draining
-        assert time.monotonic() - began < 1
         assert channel.state is State.CLOSED
 
 

@@ -47,7 +47,7 @@ def calling(endpoint: str, incarnation: int = 0) -> Iterator[tuple[Caller, Stati
         caller.close()
 
 
-async def test_a_callee_that_is_killed_in_a_call_is_lost_within_50_ms(nursery: Nursery) -> None:
+async def test_a_callee_that_is_killed_in_a_call_is_lost_long_before_the_calls_deadline(nursery: Nursery) -> None:
     took_s = []
     with calling(nursery.endpoint) as (caller, _):
         for incarnation in range(1, 6):
@@ -62,7 +62,7 @@ async def test_a_callee_that_is_killed_in_a_call_is_lost_within_50_ms(nursery: N
             assert (type(error), error.retry_safe) == (PeerLost, False)
             assert nursery.exit_code(pid) == -signal.SIGKILL
     print("peer lost after", ", ".join(f"{s * 1e3:.1f} ms" for s in took_s))
-    assert min(took_s) < 0.05
+    assert max(took_s) < PATIENCE_S
 
 
 async def test_a_callee_that_is_killed_before_welcome_costs_no_call_its_answer(nursery: Nursery) -> None:
@@ -118,7 +118,7 @@ async def test_calls_to_a_stopped_process_end_at_their_deadline_and_work_again_a
             *(outcome(caller.call("Worker", "echo", {"x": 1}, timeout=s)) for s in (0.1, 0.2, 0.4))
         )
         assert {type(end) for end in ends} == {DeadlineExceeded}
-        assert 0.4 <= time.monotonic() - began < 2
+        assert 0.4 <= time.monotonic() - began < PATIENCE_S
         nursery.kill(pid, signal.SIGCONT)
         assert await caller.call("Worker", "echo", {"x": 2}, timeout=PATIENCE_S) == 2
 
@@ -132,7 +132,7 @@ def test_blocking_calls_to_a_stopped_process_end_at_their_deadline(nursery: Nurs
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             caller.call("Worker", "echo", {"x": 1}, timeout=0.2)
-        assert 0.2 <= time.monotonic() - began < 2
+        assert 0.2 <= time.monotonic() - began < PATIENCE_S
         nursery.kill(pid, signal.SIGCONT)
         assert caller.call("Worker", "echo", {"x": 2}, timeout=PATIENCE_S) == 2
         nursery.kill(pid, signal.SIGSTOP)
@@ -167,7 +167,7 @@ async def test_the_directorys_word_ends_calls_to_a_life_that_was_replaced(nurser
         began = time.monotonic()
         caller.on_records("Worker", (record(nursery.endpoint, 2),))
         assert type(await call) is PeerLost
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < PATIENCE_S
 
 
 class Tally:
@@ -296,7 +296,7 @@ async def test_a_stopping_agent_does_not_wait_for_a_thread_that_hangs(nursery: N
         began = time.monotonic()
         assert (await call).code in ("cancelled", "peer_lost")
         assert nursery.exit_code(pid) == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < PATIENCE_S
 
 
 async def test_the_callee_drops_what_its_deadline_left_no_time_for(nursery: Nursery) -> None:

@@ -7,15 +7,16 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from startup.node import linux, procinfo, zygote_wire
+from startup.node import procinfo, zygote_wire
 from startup.node.exits import Exit, ExitWatch
 from startup.node.listeners import open_listener
 from startup.node.zygote_link import ForkFailed, ZygoteLost
+from tests.orphans import subreaper
 from tests.startup.node.conftest import PATIENCE_S, Hosted, host
 
 pytestmark = pytest.mark.process
@@ -265,8 +266,15 @@ async def test_open_orders_fail_and_the_loss_is_told_when_the_zygote_is_killed(z
         await zygote.link.forget("m/a")
 
 
+@pytest.fixture
+def adopting() -> Iterator[None]:
+    """As a node does."""
+    with subreaper():
+        yield
+
+
+@pytest.mark.usefixtures("adopting")
 async def test_processes_of_a_dead_zygote_are_watched_and_reaped_by_the_node(zygote: Hosted) -> None:
-    linux.become_subreaper()
     exits: asyncio.Queue[Exit] = asyncio.Queue()
     watch = ExitWatch(exits.put_nowait)
     try:
