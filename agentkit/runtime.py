@@ -333,6 +333,11 @@ class AgentRuntime:
             lambda: self._inbox.bad_frames if self._inbox else 0,
         )
         book.counter(
+            "agent_connections_cut_total",
+            "Connections ended because garbage came over them",
+            lambda: self._inbox.connections_cut if self._inbox else 0,
+        )
+        book.counter(
             "agent_peers_lost_total",
             "Callers that went without BYE",
             lambda: self._inbox.lost_peers if self._inbox else 0,

@@ -2,9 +2,10 @@
 
     python benchmarks/bench_rpc.py [--quick] [--json] [--only TEXT]...
 
-Three jobs: 64 bytes one call after another, 64 bytes with 256 calls in flight, 1 MB one call after another. Then where
-the microseconds of our call go, layer by layer. The contenders stand in rpc_peers.py; nothing but their own library is
-between them and the socket. All of them are up all the time (an idle one sleeps), and take turns.
+Three jobs: 64 bytes one call after another, 64 bytes with 256 calls in flight, 1 MB one call after another. Then what a good
+caller notices of garbage beside it (rpc_hostile.py), and where the microseconds of our call go, layer by layer. The
+contenders stand in rpc_peers.py; nothing but their own library is between them and the socket. All of them are up all the
+time (an idle one sleeps), and take turns.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from common import Options, Processes, Table, cpu_s, free_ports, median, options, percentile, say, show
+from rpc_hostile import hostile
 from rpc_layers import layers
 from rpc_peers import CONTENDERS, WINDOW, Job, Sheet
 
@@ -148,6 +150,8 @@ def main() -> None:
         result = tables(running, absent)
         ours = next((contender for contender in running if contender.name == OURS), None)
         totals_us = dict(zip(("caller", "callee"), ours.cpu("windowed"), strict=True)) if ours else {}
+    with Processes() as processes:  # alone: the others' processes have ended
+        result.append(hostile(processes, quick=wanted.quick))
     show("bench_rpc", [*result, layers(totals_us, quick=wanted.quick)], as_json=wanted.json)
 
 

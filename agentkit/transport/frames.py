@@ -54,16 +54,16 @@ class PlainFrame(bytes):
     address: str  #: of who sent it, as libzmq knows it; "" where it has none (unix sockets)
 
 
-def receive_routed(sock: zmq.Socket[Any]) -> Frames:
-    """The same on a ROUTER, whose first frame, the routing id, is always followed by another."""
+def receive_routed(sock: zmq.Socket[Any]) -> tuple[Frames, zmq.Frame]:
+    """The same on a ROUTER, whose first frame, the routing id, is always followed by another: that one comes as libzmq's too."""
     recv = sock.recv
     frames = [recv(_NOBLOCK)]
-    frame = recv(_NOBLOCK, False)
+    header = frame = recv(_NOBLOCK, False)
     frames.append(frame.bytes or _plain_frame(frame))
     while frame.more:
         frame = recv(_NOBLOCK, False)
         frames.append(frame.bytes)
-    return frames
+    return frames, header
 
 
 def _plain_frame(frame: zmq.Frame) -> PlainFrame:

@@ -22,6 +22,7 @@ from agentkit.transport.monitor import Monitor
 from agentkit.transport.peer import Identity, Inbound, Peer
 from agentkit.transport.plain import PlainCallers
 from agentkit.transport.reader import Reader
+from agentkit.transport.strikes import Strikes
 from agentkit.wire import codec, plain, values
 from agentkit.wire import envelope as ak
 from agentkit.wire.envelope import AK1_VERSION, Limits
@@ -73,6 +74,7 @@ class Inbox:
         self._plain = PlainCallers(me.id, limits, self._send_raw)
         self._changed: asyncio.Future[None] | None = None
         self._pack = values.Packer().pack
+        self._strikes = Strikes()
         self._batch: Batch[Peer] = Batch(self._send_parts)
         self._loop = asyncio.get_running_loop()
         self._probe_timer: asyncio.TimerHandle | None = None
@@ -89,7 +91,7 @@ class Inbox:
         self._sock = context.socket(zmq.ROUTER, max_frame_bytes=limits.frame_bytes)
         self._sock.router_mandatory = True
         self._monitor = Monitor(self._sock, _EVENTS, self._on_connection)
-        self._reader = Reader(self._sock, self._on_frames, take=frames.receive_routed)
+        self._reader = Reader(self._sock, self._on_frames, take=self._strikes.receive)
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
@@ -117,6 +119,11 @@ class Inbox:
         self._is_draining = True
         for peer in self.peers:
             self._send(peer, [codec.encode(ak.GoAway(reason, peer.last_id))])
+
+    @property
+    def connections_cut(self) -> int:
+        """Connections that were ended because garbage came over them."""
+        return self._strikes.total
 
     async def drained(self, deadline: Deadline) -> bool:
         """Wait until nothing runs, every channel said BYE and no connection is open, or until the deadline.
@@ -193,6 +200,9 @@ class Inbox:
 
     def _on_frames(self, received: list[bytes]) -> None:
         routing_id, header = received[0], received[1]
+        if self._strikes.cut and routing_id in self._strikes.cut:
+            self.bad_frames += 1
+            return
         if not header:
             self._on_plain(routing_id, received)
             return
@@ -284,7 +294,7 @@ class Inbox:
         try:
             inbound = self._plain.take(routing_id, received, is_channel=routing_id in self._peers)
         except plain.Unreadable as error:
-            self._count_bad(error.message)
+            self._count_bad(routing_id, error.message)
             return
         if inbound is not None:
             self._receiver.request(inbound)
@@ -301,17 +311,24 @@ class Inbox:
         self._send(peer, [codec.encode(ak.Pong(ping.id))])
 
     def _on_garbage(self, routing_id: bytes, why: str, id: int | None) -> None:
-        self._count_bad(why)
-        if id is not None:
+        if not self._count_bad(routing_id, why) and id is not None:
             self._send_raw(routing_id, [_error(id, BadRequest(why))])
 
-    def _count_bad(self, why: str) -> None:
+    def _count_bad(self, routing_id: bytes, why: str) -> bool:
+        """Whether the connection was cut for it."""
         self.bad_frames += 1
         self._reader.enough()
         now = now_s()
         if now - self._complained_s >= 1.0:
             self._complained_s = now
             log.warning("inbox.bad_frame", why=why, total=self.bad_frames)
+        if not self._strikes.strike(routing_id):
+            return False
+        peer = self._peers.get(routing_id)
+        if peer is not None:
+            self.lost_peers += 1
+            self._lose(peer)
+        return True
 
     # -- losing -------------------------------------------------------------------------------------------------------
 

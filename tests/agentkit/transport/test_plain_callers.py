@@ -193,7 +193,7 @@ def test_the_address_of_a_req_socket_comes_with_its_empty_frame() -> None:
         req.connect(f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
         req.send(b"hello")
         assert router.poll(PATIENCE_S * 1000)
-        _, empty, body = frames.receive_routed(router)
+        (_, empty, body), _ = frames.receive_routed(router)
         assert isinstance(empty, PlainFrame)
         assert (empty, empty.address, body) == (b"", "127.0.0.1", b"hello")
 
