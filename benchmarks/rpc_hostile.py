@@ -1,7 +1,8 @@
 """What garbage on an inbox costs the good caller beside it: p99 before, while *another* agent is attacked, while this one is; memory.
 
-The attacker has four sockets and sends 10,000 frames: random bytes, truncated and mistyped msgpack, broken plain requests, messages of
-70 frames. It reconnects whenever it is cut off. Attacker, agents and good caller share the machine's cores: what a busy attacker costs anybody shows in the middle column."""
+The attacker has four sockets and sends 10,000 frames: random bytes, truncated and mistyped msgpack, broken plain requests, messages
+of 70 frames. It reconnects whenever it is cut off. Attacker, agents and good caller share the machine's cores: what a busy
+attacker costs anybody shows in the middle column."""
 
 from __future__ import annotations
 
