@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agentkit.agent.handlers import every as every
     from agentkit.agent.handlers import health_check as health_check
     from agentkit.agent.handlers import rpc as rpc
+    from agentkit.agent.subscriptions import subscribe as subscribe
     from agentkit.client import BlockingClient as BlockingClient
     from agentkit.client import Client as Client
     from agentkit.errors import (
@@ -88,6 +89,8 @@ if TYPE_CHECKING:
     from agentkit.errors import (
         UnsupportedVersion as UnsupportedVersion,
     )
+    from agentkit.events.delivery import Delivery as Delivery
+    from agentkit.events.registry import Event as Event
     from agentkit.names import AgentId as AgentId
     from agentkit.resilience.deadline import Deadline as Deadline
     from agentkit.settings import AgentConfig as AgentConfig
@@ -101,7 +104,11 @@ _HOMES: Final = {
     "every": "agentkit.agent.handlers",
     "health_check": "agentkit.agent.handlers",
     "rpc": "agentkit.agent.handlers",
+    "subscribe": "agentkit.agent.subscriptions",
     "AgentConfig": "agentkit.settings",
+    # events
+    "Delivery": "agentkit.events.delivery",
+    "Event": "agentkit.events.registry",
     # calls from scripts
     "BlockingClient": "agentkit.client",
     "Client": "agentkit.client",

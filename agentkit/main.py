@@ -18,6 +18,7 @@ from pathlib import Path
 import uvloop
 
 from agentkit.agent.base import BaseAgent
+from agentkit.agent.courier import last_words
 from agentkit.clock import wall_s
 from agentkit.errors import ConfigError, StartupError
 from agentkit.observe import log as logs
@@ -52,6 +53,7 @@ def run_class(cls: type[BaseAgent], environ: Mapping[str, str] | None = None) ->
         try:
             return runner.run(_serve(agent, settings, listeners, notifier))
         finally:
+            last_words(agent._error_bus, None, settings.sender)
             close_context()
             notifier.close()
             logging.shutdown()

@@ -6,24 +6,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+from agentkit.agent import gauges
 from agentkit.agent.base import BaseAgent
 from agentkit.agent.blocking import BlockingCaller
-from agentkit.agent.builtin import BUILTIN_METHODS
+from agentkit.agent.builtin import BUILTIN_METHODS, handle_request_of
 from agentkit.agent.caller import Caller
+from agentkit.agent.courier import Courier
 from agentkit.agent.dispatch import Dispatcher
-from agentkit.agent.handlers import Method, Rpc
+from agentkit.agent.events import AgentEvents, route_of
+from agentkit.agent.selfreport import SelfReports
 from agentkit.agent.telling import Teller
 from agentkit.agent.upkeep import TICK_S, Checks, aligned_sleep, repeating
 from agentkit.clock import now_s, wall_s
 from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord, Directory
 from agentkit.directory.mesh import MeshDirectory
 from agentkit.directory.static import StaticDirectory
-from agentkit.errors import CallError, ConfigError, DeadlineExceeded, StartupError
+from agentkit.errors import CallError, DeadlineExceeded, StartupError
 from agentkit.health import http
 from agentkit.health.http import HealthReport
 from agentkit.observe import log as logs
@@ -32,6 +34,7 @@ from agentkit.observe.metrics import AgentMetrics
 from agentkit.observe.process import pss_mb
 from agentkit.resilience.deadline import Deadline
 from agentkit.settings import AgentSettings
+from agentkit.transport import adopt
 from agentkit.transport.inbox import Inbox
 from agentkit.transport.notify import Notifier
 from agentkit.transport.peer import Identity
@@ -71,9 +74,10 @@ class AgentRuntime:
         self._teller = Teller(notifier or Notifier(None), settings)
         self._me = Identity(settings.id, settings.incarnation)
         self._lag = LoopLag()
-        self._checks = Checks(agent, settings.checks, self._tell_health)
+        self.reports = SelfReports(agent._error_bus, retries=settings.checks.retries)
+        self._checks = Checks(agent, settings.checks, self._tell_health, self.reports.check_failed)
         methods = {**type(agent).methods, **BUILTIN_METHODS}
-        fallback = _handle_request_of(type(agent))
+        fallback = handle_request_of(type(agent))
         self.metrics_book = AgentMetrics(
             settings.id.name, [*methods, *HEALTH_VERBS, *(["handle_request"] if fallback else [])]
         )
@@ -83,8 +87,22 @@ class AgentRuntime:
         self._inbox: Inbox | None = None
         self._http: http.HttpServer | None = None
         self._directory: Directory = directory or self._own_directory()
+        self._courier = Courier(agent._error_bus, settings.sender, None)
         self.caller = Caller(self._me, self._directory)
-        self.blocking_caller = BlockingCaller(self._me, self._lookup_from_thread, refuse=self._refuse_on_loop)
+        self.events = AgentEvents(
+            agent,
+            str(settings.id),
+            settings.incarnation,
+            route_of(self._directory),
+            on_failed=self.reports.subscriber_failed,
+            tell=self._teller.events,
+        )
+        self.blocking_caller = BlockingCaller(
+            self._me,
+            self._lookup_from_thread,
+            refuse=self._refuse_on_loop,
+            publish=self.events.publish_from_thread,
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
         self._was_ready = False
@@ -117,10 +135,12 @@ class AgentRuntime:
         try:
             await self.agent.on_start()
         except (Exception, SystemExit) as exc:
+            self.reports.life_failed("on_start", exc)
             raise StartupError(f"on_start raised {type(exc).__name__}: {exc}") from exc
         await self._checks.once()
         if not self._checks.board.all_passed_once:
             raise StartupError(f"not healthy: {self._checks.board.verdict.reason}")
+        await self.events.start()
         self._open_inbox()
         self.phase = "ready"
         self.running = self._was_ready = True
@@ -150,6 +170,7 @@ class AgentRuntime:
                 self._dispatcher.cancel_all("the agent is stopping and its grace period is over")
         # Handlers whose caller gave up may still be busy cleaning up: `on_stop` runs when nothing else does
         await self._dispatcher.idle(max(reserve_s / 4, began.left_s() - reserve_s))
+        await self.events.finish(max(reserve_s / 4, began.left_s() - reserve_s))
         await self._cancel_tasks(max(reserve_s / 4, began.left_s() - reserve_s))
         await self._run_on_stop(max(reserve_s / 2, began.left_s() - reserve_s / 2))
         await self._close()
@@ -159,9 +180,9 @@ class AgentRuntime:
     def _listen(self) -> None:
         """What was not handed down is opened here."""
         if INBOX_LOCAL not in self._listeners and INBOX not in self._listeners:
-            self._listeners[INBOX_LOCAL] = _listener(self.settings.host, self.settings.port, "PORT")
+            self._listeners[INBOX_LOCAL] = adopt.opened(self.settings.host, self.settings.port, "PORT")
         if HTTP not in self._listeners and self.settings.health_port is not None:
-            self._listeners[HTTP] = _listener(self.settings.host, self.settings.health_port, "HEALTH_CHECK_PORT")
+            self._listeners[HTTP] = adopt.opened(self.settings.host, self.settings.health_port, "HEALTH_CHECK_PORT")
 
     def _open_inbox(self) -> None:
         """Only now: whoever called before waits in the kernel's backlog, and is served first."""
@@ -175,7 +196,7 @@ class AgentRuntime:
         self._spawn("tick", self._tick)
         for check in self._checks.forever():
             self._spawn("checks", check)
-        for name, repeat in repeating(self.agent):
+        for name, repeat in repeating(self.agent, self.reports.every_failed):
             self._spawn(name, repeat)
         run = getattr(self.agent, "run", None)
         if run is not None:
@@ -188,6 +209,7 @@ class AgentRuntime:
             await run()
         except (Exception, SystemExit) as exc:
             log.error("agent.run_failed", exc_info=exc)
+            self.reports.life_failed("run", exc)
             self.request_stop(f"run raised {type(exc).__name__}: {exc}")
         else:
             if self.settings.kind == "task":
@@ -210,7 +232,7 @@ class AgentRuntime:
             if self.settings.watchdog_s:
                 self._teller.alive()
             if self._inbox is not None:
-                self._safety_hits += self._inbox.safety_check()
+                self._safety_hits += self._inbox.safety_check() + self.events.safety_check()
 
     # -- stopping -----------------------------------------------------------------------------------------------------
 
@@ -236,14 +258,17 @@ class AgentRuntime:
             await asyncio.wait((stopping,), timeout=0.1)
         elif not stopping.cancelled() and (failure := stopping.exception()) is not None:
             log.error("agent.on_stop_failed", exc_info=failure)
+            self.reports.life_failed("on_stop", failure)
 
     async def _close(self) -> None:
         self.phase = "stopped"
+        self._courier.close()
         for timer in (self._counters_timer, self._attach_timer):
             if timer is not None:
                 timer.cancel()
         self.caller.close()
         self.blocking_caller.close()
+        self.events.close()
         await self._directory.close()
         if self._inbox is not None:
             self._inbox.close()
@@ -274,6 +299,7 @@ class AgentRuntime:
 
     async def _attach(self, directory: MeshDirectory) -> None:
         """After every connect to a node. The node may be another one than before: it gets to know all that it needs."""
+        self._courier.connected()
         try:
             await directory.ask("attach", id=str(self.settings.id), incarnation=self.settings.incarnation)
         except CallError as error:
@@ -281,6 +307,7 @@ class AgentRuntime:
                 log.warning("agent.not_wanted", why=error.message)
                 self.request_stop()
             return
+        await self.events.reconnected()
         if self._was_ready and self.running:
             self._teller.ready(self.agent.methods, self._checks.board.verdict, self._listeners)
 
@@ -320,31 +347,11 @@ class AgentRuntime:
         book, dispatcher = self.metrics_book, self._dispatcher
         self._safety_hits = 0
         dispatcher.on_counted = self._note_request
-        book.gauge("agent_requests_in_flight", "Requests running or waiting", lambda: dispatcher.in_flight)
-        book.gauge("agent_threads_stuck", "Threads whose call's deadline has passed", lambda: dispatcher.threads_stuck)
-        book.gauge(
-            "agent_loop_lag_seconds",
-            "How late the event loop was, at worst, lately",
-            lambda: self._lag.worst_s(now_s()),
-        )
-        book.counter(
-            "agent_bad_frames_total",
-            "Frames on the inbox that were no AK1",
-            lambda: self._inbox.bad_frames if self._inbox else 0,
-        )
-        book.counter(
-            "agent_connections_cut_total",
-            "Connections ended because garbage came over them",
-            lambda: self._inbox.connections_cut if self._inbox else 0,
-        )
-        book.counter(
-            "agent_peers_lost_total",
-            "Callers that went without BYE",
-            lambda: self._inbox.lost_peers if self._inbox else 0,
-        )
-        book.counter(
-            "agent_reader_safety_hits_total", "Messages found by the safety tick only", lambda: self._safety_hits
-        )
+        dispatcher.on_failed = self.reports.handler_failed
+        gauges.show(book, dispatcher, self._lag, lambda: self._inbox, lambda: self._safety_hits)
+        self.reports.show(book)
+        for name, (help, read) in self.events.counters().items():
+            book.counter(name, help, read)
 
     # -- finding ------------------------------------------------------------------------------------------------------
 
@@ -388,29 +395,3 @@ async def _awaited(hook: Awaitable[None]) -> None:
         await hook
     except SystemExit as exc:
         raise RuntimeError(f"raised SystemExit: {exc}") from exc
-
-
-def _listener(host: str, port: int, variable: str) -> socket.socket:
-    try:
-        return socket.create_server(
-            (host, port), backlog=4096, family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        )
-    except OSError as exc:
-        raise ConfigError(
-            at=variable, got=f"{host}:{port}: {os.strerror(exc.errno or 0)}", want="an address and port that are free"
-        ) from exc
-
-
-def _handle_request_of(cls: type[BaseAgent]) -> Method | None:
-    """The author's own `handle_request(self, request: dict) -> dict`, which gets the plain verbs that no handler has."""
-    function = getattr(cls, "handle_request", None)
-    if function is None:
-        return None
-    method = Method("handle_request", function, Rpc())
-    if len(method.parameters) != 1:
-        raise ConfigError(
-            at=f"{cls.__name__}.handle_request",
-            got=f"{len(method.parameters)} parameters",
-            want="one: the request, a dict",
-        )
-    return method

@@ -125,6 +125,11 @@ class AgentSettings(BaseModel):
                 raise ConfigError(at=at, got="something else", want='{"file": PATH} or {"env": NAME}') from None
             raise ConfigError(at=at, got=error["input"], want=error["msg"]) from exc
 
+    @property
+    def sender(self) -> dict[str, Any]:
+        """Whose reports these are, as a node wants to know it."""
+        return {"id": str(self.id), "incarnation": int(self.incarnation)}
+
     def check_binding(self) -> None:
         """ConfigError when it would listen to strangers without anybody having said so."""
         if self.security == "loopback" and not is_loopback(self.host):

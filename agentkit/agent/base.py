@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 from pydantic import ValidationError
 
 from agentkit.agent.blocking import BlockingCaller
 from agentkit.agent.caller import Caller, PeerProxy
 from agentkit.agent.context import serving
+from agentkit.agent.events import AgentEvents
 from agentkit.agent.handlers import Method, methods_of
+from agentkit.errorbus import ErrorBus
 from agentkit.errors import AgentkitError, ConfigError
 from agentkit.observe.log import Logger, get_logger
+from agentkit.observe.reports import Severity
 from agentkit.resilience.deadline import Deadline
 from agentkit.settings import AgentConfig, AgentSettings
-
-Severity = Literal["info", "warning", "error", "critical"]
-
-#: Severity -> level of the log line.
-_LEVELS: Final[Mapping[str, str]] = {"info": "info", "warning": "warning", "error": "error", "critical": "critical"}
 
 
 class Wiring(Protocol):
@@ -30,6 +29,7 @@ class Wiring(Protocol):
 
     caller: Caller
     blocking_caller: BlockingCaller
+    events: AgentEvents
     loop: asyncio.AbstractEventLoop
     running: bool
     start_time: float
@@ -71,6 +71,7 @@ class BaseAgent:
     data_dir: Path  #: for files of its own; exists once `on_start` runs
     secrets: Mapping[str, str]  #: name -> value, from files or environment, never from the fleet file
     _wiring: Wiring | None = None
+    _errors: ErrorBus | None = None
 
     def __init__(self) -> None:
         """Runs after the fork and before the event loop, in the main thread; the attributes above are set already.
@@ -138,19 +139,34 @@ class BaseAgent:
         """Another agent's methods as methods: `await self.peer("Summarizer").summarize(text=...)`. On the event loop."""
         return self._wired.caller.peer(target, timeout=timeout)
 
+    async def publish(self, topic: str, event: object) -> None:
+        """Tell whoever subscribed to `topic`: an instance of the class of events that has it, or a map of its fields.
+
+        Returns when the event is on its way: at most once to each subscriber, in order for each topic; what a subscriber
+        misses it counts. Never waits for anybody: while the node is away 1,024 events wait, then new ones are dropped and
+        counted. From any thread that has an event loop; plain `def` handlers use `self.blocking.publish`. Raises BadRequest
+        (no class has this topic, or the event does not fit it: each wrong field is named) and TooLarge (32 KiB)."""
+        wired = self._wired
+        published = wired.events.publish(topic, event)
+        if asyncio.get_running_loop() is wired.loop:
+            await published
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(published, wired.loop))
+
     @property
     def blocking(self) -> BlockingCaller:
-        """The same calls for threads and plain `def` handlers: `self.blocking.peer("X").method(...)`, `self.blocking.call(...)`."""
+        """The same calls for threads and plain `def` handlers: `self.blocking.peer("X").method(...)`, `.call(...)`, `.publish(...)`."""
         return self._wired.blocking_caller
 
     def report_error(self, severity: Severity, message: str, **context: Any) -> None:
-        """Tell operators that something went wrong: a log line with `context`, and the last error that `status` shows.
+        """Tell operators that something went wrong: a log line with `context`, the last error that `status` shows, and a place in
+        `agentkit errors`, where what is alike is counted together (by the exception being handled or `exc_info=`, else by the
+        message without its numbers).
 
-        From any thread. Never raises and never blocks."""
-        level = _LEVELS.get(severity, "error")
-        getattr(self.logger, level)(message, **{"severity": severity, **context})
-        if self._wiring is not None:
-            self._wiring.report_error(severity, message)
+        From any thread, also when the agent has stopped. Never raises and never blocks. Of a storm few get a line of their own,
+        and all are counted."""
+        with contextlib.suppress(Exception):  # whatever the author's objects, log handlers and threads do
+            self._report_error(severity, message, context)
 
     @classmethod
     def main(cls) -> NoReturn:
@@ -172,8 +188,30 @@ class BaseAgent:
         agent.logger = get_logger(settings.id.name)
         agent.data_dir = settings.data_dir
         agent.secrets = dict(secrets)
+        agent._errors = ErrorBus(hide=secrets.values())
         agent.__init__()  # type: ignore[misc]
         return agent
+
+    @property
+    def _error_bus(self) -> ErrorBus:
+        """Where its errors are counted; there is one before it runs, and after."""
+        if self._errors is None:
+            self._errors = ErrorBus()
+        return self._errors
+
+    def _report_error(self, severity: str, message: object, context: dict[str, Any]) -> None:
+        exc_info = context.pop("exc_info", None)
+        exc = _exception_of(exc_info, message)
+        telling = self._error_bus.report(severity, message, context, exc=exc)
+        if telling is None:
+            return
+        fields = {"severity": telling.severity, **telling.context}
+        if telling.untold:
+            fields["suppressed"] = telling.untold
+        logger = getattr(self, "logger", None) or get_logger(type(self).__name__)
+        getattr(logger, telling.severity)("%s", telling.message, extra=fields, exc_info=exc if exc_info else None)
+        if self._wiring is not None:
+            self._wiring.report_error(telling.severity, telling.message)
 
     @property
     def _wired(self) -> Wiring:
@@ -185,6 +223,16 @@ class BaseAgent:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {getattr(self, 'machine', '?')}/{getattr(self, 'instance', '?')}>"
+
+
+def _exception_of(exc_info: object, message: object) -> BaseException | None:
+    """The exception that a report is about: the one given, else the one that is being handled where it is made."""
+    for given in (exc_info, message):
+        if isinstance(given, BaseException):
+            return given
+    if isinstance(exc_info, tuple) and len(exc_info) == 3 and isinstance(exc_info[1], BaseException):
+        return exc_info[1]
+    return sys.exc_info()[1]
 
 
 def _checked(model: type[AgentConfig], config: Mapping[str, Any]) -> AgentConfig:

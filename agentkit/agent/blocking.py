@@ -30,11 +30,19 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 class BlockingCaller:
     """Each thread has channels of its own, which end with the thread; `close` ends those of all threads."""
 
-    def __init__(self, me: Identity, lookup: Lookup, *, refuse: Callable[[], None] = lambda: None) -> None:
-        """`refuse` raises where a blocking call would be a mistake (on an event loop)."""
+    def __init__(
+        self,
+        me: Identity,
+        lookup: Lookup,
+        *,
+        refuse: Callable[[], None] = lambda: None,
+        publish: Callable[[str, object], None] | None = None,
+    ) -> None:
+        """`refuse` raises where a blocking call would be a mistake (on an event loop); `publish`: what takes events."""
         self.me = me
         self._lookup = lookup
         self._refuse = refuse
+        self._publish = publish
         self._own = threading.local()
         self._lock = threading.Lock()
         # Weak, so that a thread that ends takes its channels along: authors start many short-lived ones
@@ -80,6 +88,13 @@ class BlockingCaller:
                 self._release(channel)
             time.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(pause_s * 2, MOVE_PAUSE_S[1])
+
+    def publish(self, topic: str, event: object) -> None:
+        """Like `BaseAgent.publish`; returns when the event is on its way. DeadlineExceeded: the event loop is blocked."""
+        self._refuse()
+        if self._publish is None:
+            raise BadRequest(f"{topic}: only agents publish from threads; scripts do by `Client.publish`")
+        self._publish(topic, event)
 
     def peer(self, target: str, *, timeout: float | None = None) -> BlockingPeerProxy:
         """`target`'s methods as methods: `caller.peer("TaskManager").create(title="x")`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from agentkit.agent.handlers import Method, Rpc
+from agentkit.errors import ConfigError
 
 #: Asked by `Client.describe` and `agentkit describe`.
 DESCRIBE: Final = "agentkit.describe"
@@ -24,3 +25,18 @@ async def _describe(agent: Any) -> dict[str, Any]:
 
 #: By name, to be merged with the author's. Made on import: a fork server pays for it once.
 BUILTIN_METHODS: Final = {DESCRIBE: Method(DESCRIBE, _describe, Rpc(idempotent=True))}
+
+
+def handle_request_of(cls: type) -> Method | None:
+    """The author's own `handle_request(self, request: dict) -> dict`, which gets the plain verbs that no handler has."""
+    function = getattr(cls, "handle_request", None)
+    if function is None:
+        return None
+    method = Method("handle_request", function, Rpc())
+    if len(method.parameters) != 1:
+        raise ConfigError(
+            at=f"{cls.__name__}.handle_request",
+            got=f"{len(method.parameters)} parameters",
+            want="one: the request, a dict",
+        )
+    return method

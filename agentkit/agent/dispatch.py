@@ -74,6 +74,7 @@ class Dispatcher:
         self.answers: Answers | None = None  #: set as soon as the inbox exists
         self.methods = methods
         self.on_counted: Callable[[], None] = lambda: None  #: a request was answered or refused
+        self.on_failed: Callable[[str, BaseException], bool] = lambda *_: True  #: a handler raised; whether to log it
         self.last_progress_s: float | None = None
         self.threads_stuck = 0
         every = (*methods.values(), fallback) if fallback else methods.values()
@@ -289,7 +290,8 @@ class Dispatcher:
     def _explain(self, method: Method, exc: BaseException) -> CallError:
         if isinstance(exc, values.Unsendable):
             return HandlerError(f"{method.name} returned what can't be sent: {exc}", details={"type": "Unsendable"})
-        log.error("handler.failed", method=method.name, exc_info=exc)
+        if self.on_failed(method.name, exc):
+            log.error("handler.failed", method=method.name, exc_info=exc)
         details = {"type": type(exc).__qualname__}
         if self._shows_tracebacks:
             details["traceback"] = "".join(traceback.format_exception(exc))

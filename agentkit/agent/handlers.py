@@ -72,7 +72,7 @@ def rpc(
             at="@rpc(concurrency=)", got=concurrency, want="1 or more", fix="leave it out for no limit of its own"
         )
     options = Rpc(timeout_s=seconds(timeout, at="@rpc(timeout=)"), idempotent=idempotent, concurrency=concurrency)
-    return _mark(options)(function) if function is not None else _mark(options)
+    return mark(options)(function) if function is not None else mark(options)
 
 
 def every(interval: str | float) -> Callable[[F], F]:
@@ -83,7 +83,7 @@ def every(interval: str | float) -> Callable[[F], F]:
     interval_s = seconds(interval, at="@every()")
     if interval_s <= 0:
         raise ConfigError(at="@every()", got=interval, want="more than 0 seconds")
-    return _mark(Every(interval_s=interval_s))
+    return mark(Every(interval_s=interval_s))
 
 
 @overload
@@ -101,15 +101,17 @@ def health_check(
         interval_s=None if interval is None else seconds(interval, at="@health_check(interval=)"),
         timeout_s=None if timeout is None else seconds(timeout, at="@health_check(timeout=)"),
     )
-    return _mark(options)(function) if function is not None else _mark(options)
+    return mark(options)(function) if function is not None else mark(options)
 
 
-def _mark(options: Rpc | Every | HealthCheck) -> Callable[[F], F]:
-    def mark(function: F) -> F:
+def mark(options: object) -> Callable[[F], F]:
+    """What a decorator of ours returns: it hangs `options` on the function, for `marked` to find."""
+
+    def hang(function: F) -> F:
         setattr(function, _MARK, options)
         return function
 
-    return mark
+    return hang
 
 
 class WrongResult(TypeError):

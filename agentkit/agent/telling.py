@@ -72,6 +72,10 @@ class Teller:
         """How much was served so far."""
         self._notifier.send_now({"X_AGENTKIT_REQUESTS": requests, "X_AGENTKIT_ERRORS": errors})
 
+    def events(self, summary: Mapping[str, object]) -> None:
+        """What was published and received so far (agent.events)."""
+        self._notifier.send_now({"X_AGENTKIT_EVENTS": json.dumps(summary)})
+
     def close(self) -> None:
         """What was not sent by now is not sent."""
         self._unsent.clear()

@@ -45,11 +45,19 @@ async def invoke(function: Callable[..., Any], owner: object) -> None:
 class Checks:
     """Runs the `@health_check` methods of an agent and keeps the board."""
 
-    def __init__(self, owner: object, policy: CheckPolicy, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        owner: object,
+        policy: CheckPolicy,
+        on_change: Callable[[], None],
+        on_failed: Callable[[str, str, int, BaseException | None], None] = lambda *_: None,
+    ) -> None:
+        """`on_change`: the verdict is another one. `on_failed`: name, reason, how often in a row, what it raised."""
         self.board = HealthBoard(policy)
         self._owner = owner
         self._policy = policy
         self._on_change = on_change
+        self._on_failed = on_failed
         self._running: dict[str, asyncio.Future[None]] = {}  # on threads that went past their time limit
         self._checks: list[tuple[str, Callable[..., Any], HealthCheck]] = marked(type(owner), HealthCheck)
         self.board.declare(name for name, _, _ in self._checks)
@@ -83,17 +91,19 @@ class Checks:
         try:
             await asyncio.wait_for(self._invoke(name, function), limit_s)
         except TimeoutError as exc:
-            self.board.failed(name, str(exc) or f"no result within {limit_s:g} s", now_s(), now_s() - began_s)
+            self._failed(name, str(exc) or f"no result within {limit_s:g} s", began_s, None)
         except Exception as exc:
             if not self.board.checks[name].failures:  # the first of a row; the rest would say the same
                 log.warning("check.failed", check=name, exc_info=exc)
-            self.board.failed(
-                name, f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__, now_s(), now_s() - began_s
-            )
+            self._failed(name, f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__, began_s, exc)
         else:
             self.board.passed(name, now_s(), now_s() - began_s)
         if self.board.verdict != before:
             self._on_change()
+
+    def _failed(self, name: str, why: str, began_s: float, exc: BaseException | None) -> None:
+        self.board.failed(name, why, now_s(), now_s() - began_s)
+        self._on_failed(name, why, self.board.checks[name].failures, exc)
 
     async def _invoke(self, name: str, function: Callable[..., Any]) -> None:
         """Run one check; never beside itself on a second thread, else one that hangs would use up all of them."""
@@ -108,8 +118,10 @@ class Checks:
         await asyncio.shield(running)
 
 
-def repeating(owner: object) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
-    """(name, endless coroutine function) for each `@every` method."""
+def repeating(
+    owner: object, on_failed: Callable[[str, BaseException], bool] = lambda *_: True
+) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+    """(name, endless coroutine function) for each `@every` method. `on_failed`: whether what it raised is to be logged."""
 
     def repeat(name: str, function: Callable[..., Any], options: Every) -> Callable[[], Awaitable[None]]:
         async def loop() -> None:
@@ -119,7 +131,8 @@ def repeating(owner: object) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
                 try:
                     await invoke(function, owner)
                 except Exception as exc:
-                    log.error("every.failed", method=name, exc_info=exc)
+                    if on_failed(name, exc):
+                        log.error("every.failed", method=name, exc_info=exc)
                 # late rather than in a burst: runs that were missed are left out
                 due_s = max(due_s + options.interval_s, now_s())
 

@@ -9,7 +9,7 @@ event loop.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Literal
 
 from prometheus_client import PROCESS_COLLECTOR, generate_latest
@@ -56,6 +56,7 @@ class AgentMetrics(Collector):
         self._methods = {method: _Method() for method in methods}
         self._unknown = _Method()
         self._reads: list[tuple[Kind, str, str, Callable[[], float]]] = []
+        self._labelled: list[tuple[str, str, str, Callable[[], Mapping[str, float]]]] = []
         self.counter("agent_log_lines_dropped_total", "Log lines that could not be written", log.dropped_lines)
 
     def finished(self, method: str, seconds: float, outcome: str) -> None:
@@ -79,6 +80,10 @@ class AgentMetrics(Collector):
         """Like `gauge` for a number that only grows; `name` ends in `_total`."""
         self._reads.append(("counter", name, help, read))
 
+    def counters(self, name: str, help: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """Like `counter` for several: `read` returns the numbers by the values of `label`."""
+        self._labelled.append((name, help, label, read))
+
     def render(self) -> bytes:
         """The text exposition of everything, process metrics included."""
         return generate_latest(self)
@@ -99,6 +104,11 @@ class AgentMetrics(Collector):
             else:
                 family = GaugeMetricFamily(name, help_, labels=("agent",))
             family.add_metric(labels, value)
+            yield family
+        for name, help_, label, read_all in self._labelled:
+            family = CounterMetricFamily(name, help_, labels=("agent", label))
+            for key, number in read_all().items():
+                family.add_metric((self.agent, key), number)
             yield family
         yield from _process_families()
 

@@ -79,3 +79,15 @@ def endpoints(listeners: Mapping[str, socket.socket]) -> dict[str, str]:
         host, port = listener.getsockname()[:2]
         found[name] = f"tcp://{host}:{port}"
     return found
+
+
+def opened(host: str, port: int, variable: str) -> socket.socket:
+    """A listening socket of our own, where none was handed down; ConfigError names `variable`, which chose the port."""
+    try:
+        return socket.create_server(
+            (host, port), backlog=4096, family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
+    except OSError as exc:
+        raise ConfigError(
+            at=variable, got=f"{host}:{port}: {os.strerror(exc.errno or 0)}", want="an address and port that are free"
+        ) from exc

@@ -9,13 +9,16 @@ UUID, Decimal, Path                         text
 Enum                                        its value
 dataclass, pydantic model, NamedTuple       a map of its fields (NamedTuple: an array)
 tuple, set, frozenset, deque                an array
+a number of numpy's                         a number
+a numpy array                               an array; as the array that it is where attachments travel (attachments.py)
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -72,8 +75,15 @@ def pack(value: object) -> bytes:
 
 def unpack(body: bytes) -> Any:
     """The plain value of a body; Undecodable when it is none."""
+    return decode(body, msgpack.ExtType)
+
+
+def decode(body: bytes, extension: Callable[[int, bytes], Any]) -> Any:
+    """The same with somebody who knows what extensions mean."""
     try:
-        return msgpack.unpackb(body, timestamp=3, strict_map_key=False)
+        return msgpack.unpackb(body, timestamp=3, strict_map_key=False, ext_hook=extension)
+    except Undecodable:
+        raise
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as exc:
         raise Undecodable(f"body is no msgpack: {type(exc).__name__}") from exc
 
@@ -141,6 +151,9 @@ def to_plain(value: object) -> object:
             return list(value)
         case Mapping():
             return dict(value)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
+        return value.tolist()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     raise TypeError(

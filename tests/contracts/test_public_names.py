@@ -22,6 +22,7 @@ PUBLIC = {
     "__version__",
     *("BaseAgent", "AgentConfig", "rpc", "every", "health_check", "NotRunning"),
     *("Client", "BlockingClient", "AgentId", "Deadline"),
+    *("Event", "Delivery", "subscribe"),
     *("AgentkitError", "ConfigError", "StartupError", "NoNode", "CallError"),
     *("AgentUnknown", "Unreachable", "Unauthenticated", "Forbidden", "BadRequest", "UnknownMethod", "NotFound"),
     *("Overloaded", "Draining", "DeadlineExceeded", "CallCancelled", "PeerLost", "TooLarge", "UnsupportedVersion"),

@@ -1,0 +1,40 @@
+"""What a running agent tells Prometheus of itself beside its calls: read when somebody scrapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agentkit.agent.dispatch import Dispatcher
+from agentkit.clock import now_s
+from agentkit.observe.lag import LoopLag
+from agentkit.observe.metrics import AgentMetrics
+from agentkit.transport.inbox import Inbox
+
+
+def show(
+    book: AgentMetrics,
+    dispatcher: Dispatcher,
+    lag: LoopLag,
+    inbox: Callable[[], Inbox | None],
+    safety_hits: Callable[[], int],
+) -> None:
+    """`inbox`: None before it is open."""
+    book.gauge("agent_requests_in_flight", "Requests running or waiting", lambda: dispatcher.in_flight)
+    book.gauge("agent_threads_stuck", "Threads whose call's deadline has passed", lambda: dispatcher.threads_stuck)
+    book.gauge("agent_loop_lag_seconds", "How late the event loop was, at worst, lately", lambda: lag.worst_s(now_s()))
+    book.counter(
+        "agent_bad_frames_total",
+        "Frames on the inbox that were no AK1",
+        lambda: found.bad_frames if (found := inbox()) else 0,
+    )
+    book.counter(
+        "agent_connections_cut_total",
+        "Connections ended because garbage came over them",
+        lambda: found.connections_cut if (found := inbox()) else 0,
+    )
+    book.counter(
+        "agent_peers_lost_total",
+        "Callers that went without BYE",
+        lambda: found.lost_peers if (found := inbox()) else 0,
+    )
+    book.counter("agent_reader_safety_hits_total", "Messages found by the safety tick only", safety_hits)

@@ -1,0 +1,41 @@
+"""How many events a subscriber missed, by the numbers that publishers give them. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Streams (publisher, topic, life) remembered; the oldest are forgotten, and begin anew when they come back.
+MAX_STREAMS: Final = 10_000
+
+
+class Gaps:
+    """What one subscriber has seen last of every stream.
+
+    The first event of a publisher sets the count, whatever its number: who comes late has lost nothing. A new life of a
+    publisher that is known counts from 1, so that what was lost of its beginning is seen. Two lives may overlap (a roll)."""
+
+    def __init__(self, max_streams: int = MAX_STREAMS) -> None:
+        self._max = max_streams
+        self._last: dict[tuple[str, str, int], int] = {}
+        self._newest: dict[tuple[str, str], int] = {}  # (publisher, topic) -> its newest life
+
+    def missed(self, publisher: str, topic: str, life: int, number: int) -> int:
+        """Note an event; how many were lost right before it. 0 for one that is known already, or older."""
+        stream = publisher, topic, life
+        last = self._last.get(stream)
+        if last is None:
+            newest = self._newest.get((publisher, topic))
+            last = number - 1 if newest is None or life <= newest else 0
+            if newest is None or life > newest:
+                self._newest[publisher, topic] = life
+            self._forget_old()
+        if number <= last:
+            return 0
+        self._last[stream] = number
+        return number - last - 1
+
+    def _forget_old(self) -> None:
+        if len(self._last) >= self._max:
+            for stream in list(self._last)[: max(1, self._max // 2)]:
+                del self._last[stream]
+                self._newest.pop(stream[:2], None)

@@ -1,0 +1,174 @@
+"""How frames get from publishers to subscribers: through the relay of a node, or, without a node, within the process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from agentkit.errors import CallError, Unreachable
+from agentkit.events import local
+from agentkit.events.delivery import MAX_EVENT_BYTES
+from agentkit.events.receiver import Receiver
+from agentkit.events.topics import END
+from agentkit.observe.log import get_logger
+from agentkit.transport.pubsub import Endpoints, Sender, Subscriber
+
+log = get_logger("agentkit.events")
+
+#: The first words of a topic that no event can have: a subscriber asks its node to send it, and so learns that it is heard.
+PROBE: Final = "_probe."
+#: Pause between two of these, in seconds: first, then doubled.
+_PROBE_S: Final = 0.002
+
+#: One operation of the conversation with the node (directory.mesh.MeshDirectory.ask).
+Ask = Callable[..., Awaitable[Any]]
+
+
+class Route(Protocol):
+    """Where a publisher's frames go and a subscriber's come from. Belongs to the running loop."""
+
+    def post(self, frame: bytes) -> bool:
+        """Hand a frame over; whether there was room."""
+        ...
+
+    async def listen(self, receiver: Receiver, limit_s: float) -> bool:
+        """Let `receiver` take what it asks for, from now until `close`; whether that was in force within `limit_s`."""
+        ...
+
+    async def reconnected(self) -> None:
+        """The node, perhaps another one than before, is there (again)."""
+        ...
+
+    def safety_check(self) -> int:
+        """Take what an eaten edge may have hidden; how many frames that were."""
+        ...
+
+    def stop_listening(self) -> None:
+        """Nothing is received any more."""
+        ...
+
+    def close(self) -> None:
+        """Nothing is sent any more, either."""
+        ...
+
+
+class LocalRoute:
+    """Within this process: for agents run by hand and in tests."""
+
+    def __init__(self) -> None:
+        self._listeners: list[local.Listener] = []
+
+    def post(self, frame: bytes) -> bool:
+        return local.post(frame)
+
+    async def listen(self, receiver: Receiver, limit_s: float) -> bool:  # noqa: ARG002 - Route's signature
+        self._listeners.append(local.Listener(receiver.prefixes, receiver.take))
+        return True
+
+    async def reconnected(self) -> None:
+        """There is no node."""
+
+    def safety_check(self) -> int:
+        return 0
+
+    def stop_listening(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    def close(self) -> None:
+        self.stop_listening()
+
+
+class RelayRoute:
+    """Through the node whose control socket is at `path`. Sockets are opened on first use: who has no events pays nothing.
+
+    The relay's addresses follow from the node's; the node is only asked to have its relay running. So frames wait for a node
+    that is away, and libzmq finds the next one by itself once that has been asked, too."""
+
+    def __init__(self, path: str, ask: Ask) -> None:
+        self._endpoints = Endpoints.below(Path(path).parent)
+        self._ask = ask
+        self._sender: Sender | None = None
+        self._subscribers: list[Subscriber] = []
+        self._asking: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._refusal = ""  #: why the node has no relay, as it was logged last
+
+    def post(self, frame: bytes) -> bool:
+        if self._sender is None:
+            if self._is_closed:
+                return False
+            self._sender = Sender(self._endpoints.publish, max_frame_bytes=MAX_EVENT_BYTES)
+            self._asking = asyncio.get_running_loop().create_task(self.reconnected(), name="events:relay")
+        return self._sender.send(frame)
+
+    async def listen(self, receiver: Receiver, limit_s: float) -> bool:
+        probe = f"{PROBE}{secrets.token_hex(8)}"
+        heard = asyncio.Event()
+        asked_for = probe.encode() + END
+
+        def take(frame: bytes) -> None:
+            if frame.startswith(asked_for):
+                heard.set()
+            else:
+                receiver.take(frame)
+
+        subscriber = Subscriber(
+            self._endpoints[1:],
+            # the probe last: subscriptions come into force in this order
+            [*receiver.prefixes, asked_for],
+            take,
+            on_garbage=receiver.garbage,
+            max_frame_bytes=MAX_EVENT_BYTES,
+        )
+        self._subscribers.append(subscriber)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._until_heard(probe, heard), limit_s)
+        if not subscriber.is_closed:
+            subscriber.unsubscribe(asked_for)
+        return heard.is_set()
+
+    async def _until_heard(self, probe: str, heard: asyncio.Event) -> None:
+        pause_s = _PROBE_S
+        while not heard.is_set():
+            await self._have_relay(probe=probe)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(heard.wait(), pause_s)
+            pause_s = min(pause_s * 2, 0.1)
+
+    async def reconnected(self) -> None:
+        if self._sender is None and not self._subscribers:
+            return
+        await self._have_relay()
+
+    async def _have_relay(self, **arguments: str) -> None:
+        try:
+            await self._ask("events", **arguments)
+        except Unreachable:
+            pass  # it is away; it is asked again when it is back
+        except CallError as error:
+            if error.message != self._refusal:
+                self._refusal = error.message
+                log.warning("events.no_relay", why=error.message)
+
+    def safety_check(self) -> int:
+        return sum(subscriber.safety_check() for subscriber in self._subscribers)
+
+    def stop_listening(self) -> None:
+        for subscriber in self._subscribers:
+            subscriber.close()
+        self._subscribers.clear()
+
+    def close(self) -> None:
+        self._is_closed = True
+        self.stop_listening()
+        if self._asking is not None:
+            self._asking.cancel()
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None

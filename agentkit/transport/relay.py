@@ -1,0 +1,162 @@
+"""One machine's event relay. Never a loop: an event passes at most two relays, its publisher's and its subscriber's.
+
+    publishers ──PUSH──► IN ──┬──► LOCAL ──► subscribers of this machine
+                              └──► OUT ────► every other machine's MESH
+    every other machine's OUT ──► MESH ──► REMOTE ──► subscribers of this machine
+
+What comes by MESH goes to REMOTE only, so nothing that came from elsewhere leaves again. (Two proxies linked both ways turned one
+message into 4,348 in half a second.) Subscribers connect to LOCAL and REMOTE; what they subscribe to at REMOTE travels over MESH to
+the others' OUT, which therefore send only what somebody here wants.
+
+Both ways are ZeroMQ's own proxies, each on a thread of its own that does not hold Python's lock: 6.5 us of CPU for an event with 50
+subscribers, against 8.5 for the same loop in Python, and the node's event loop takes no part. They have a context, and so an IO
+thread, of their own: a storm of events does not delay what nodes tell each other. Without events both sleep.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from agentkit.observe.log import get_logger
+from agentkit.transport.pubsub import SUBSCRIBER_QUEUE, Endpoints, reconnect
+
+log = get_logger("agentkit.relay")
+
+#: How long `close` waits for each thread, in seconds.
+JOIN_S: Final = 2.0
+#: Pause before another machine's relay is tried again, in ms, at most.
+RECONNECT_MAX_MS: Final = 5_000
+
+_STOP: Final = b"TERMINATE"  # what zmq_proxy_steerable returns at; its sockets stay open
+
+
+class Relay:
+    """Runs from its making until `close`. Its methods are for one thread. OSError: an address can't be bound."""
+
+    def __init__(self, folder: str | Path, host: str, *, max_frame_bytes: int) -> None:
+        """Local sockets go into `folder`; other machines connect to `out`, on `host`."""
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._max_frame_bytes = max_frame_bytes
+        self._peers: dict[str, str] = {}  # machine -> its OUT
+        self._endpoints = endpoints = Endpoints.below(folder)
+        try:
+            taken = self._socket(zmq.PULL)
+            taken.bind(endpoints.publish)
+            local = self._socket(zmq.PUB)
+            local.bind(endpoints.local)
+            out = self._socket(zmq.PUB)
+            # CURVE keys of the cluster belong here, and at MESH, once there are any
+            bound = out.bind(f"tcp://{host}:*")
+            mesh = self._socket(zmq.XSUB)
+            remote = self._socket(zmq.XPUB)
+            remote.bind(endpoints.remote)
+            self._probe = self._socket(zmq.PUSH)
+            self._probe.connect(endpoints.publish)
+            self._local = _Way(self._context, "events-local", taken, local, out)
+            self._remote = _Way(self._context, "events-mesh", mesh, remote)
+        except zmq.ZMQError as exc:
+            self._context.destroy(linger=0)
+            raise OSError(exc.errno, f"the event relay can't listen: {exc.strerror}") from exc
+        #: Where other machines' relays connect; as it was asked for, libzmq tells an IPv6 form
+        self.out = f"tcp://{host}:{bound.addr.rpartition(':')[2]}"
+
+    def hear(self, machine: str, out: str | None) -> None:
+        """Connect to the relay of another machine, which may be another one than before; None: it has none any more."""
+        old = self._peers.pop(machine, None)
+        if out is not None:
+            self._peers[machine] = out
+        if old == out:
+            return
+
+        def change(mesh: zmq.Socket[Any]) -> None:
+            if old is not None:
+                mesh.disconnect(old)
+            if out is not None:
+                mesh.connect(out)
+
+        self._remote.change(change)
+
+    def probe(self, frame: bytes) -> None:
+        """Send a frame as a publisher would: who gets it knows that what it subscribed to before is in force here."""
+        self._probe.send(frame, zmq.NOBLOCK)
+
+    def close(self) -> None:
+        """Returns when the threads have ended and the addresses are free."""
+        ended = [way.close() for way in (self._local, self._remote)]
+        self._probe.close(linger=0)
+        if all(ended):
+            self._context.destroy(linger=0)
+        for endpoint in self._endpoints:
+            Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)  # libzmq leaves them
+
+    def _socket(self, kind: int) -> zmq.Socket[Any]:
+        sock: zmq.Socket[Any] = self._context.socket(kind)
+        sock.linger = 0
+        sock.sndhwm = sock.rcvhwm = SUBSCRIBER_QUEUE
+        sock.maxmsgsize = self._max_frame_bytes
+        sock.ipv6 = True
+        reconnect(sock)
+        sock.reconnect_ivl_max = RECONNECT_MAX_MS
+        return sock
+
+
+class _Way:
+    """One proxy on a thread. The sockets belong to the thread until `close` has returned."""
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        name: str,
+        front: zmq.Socket[Any],
+        back: zmq.Socket[Any],
+        copies: zmq.Socket[Any] | None = None,
+    ) -> None:
+        self._front, self._back, self._copies = front, back, copies
+        self._ordered = context.socket(zmq.PAIR)
+        self._ordered.bind(f"inproc://{name}")
+        self._orders = context.socket(zmq.PAIR)
+        self._orders.linger = 0
+        self._orders.connect(f"inproc://{name}")
+        self._changes: list[Callable[[zmq.Socket[Any]], None]] = []
+        self._lock = threading.Lock()
+        self._is_closing = False
+        # daemon: a node that fails must not be kept from ending by it
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def change(self, change: Callable[[zmq.Socket[Any]], None]) -> None:
+        """Do something to the front socket, on its thread; connections are kept."""
+        with self._lock:
+            self._changes.append(change)
+        self._orders.send(_STOP)
+
+    def close(self) -> bool:
+        """Whether the thread has ended."""
+        self._is_closing = True
+        self._orders.send(_STOP)
+        self._thread.join(JOIN_S)
+        self._orders.close()
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not self._is_closing:
+                zmq.proxy_steerable(self._front, self._back, self._copies, self._ordered)
+                with self._lock:
+                    changes, self._changes = self._changes, []
+                for change in changes:
+                    try:
+                        change(self._front)
+                    except zmq.ZMQError as exc:
+                        log.error("relay.not_connected", error=exc.strerror)
+        except zmq.ZMQError as exc:
+            log.error("relay.failed", way=self._thread.name, error=exc.strerror)
+        finally:
+            for sock in (self._front, self._back, self._copies, self._ordered):
+                if sock is not None:
+                    sock.close(linger=0)
