@@ -20,6 +20,7 @@ from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, Deadline
 from agentkit.transport.blocking import BlockingChannel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
+from agentkit.wire.attachments import ContentPacker
 
 #: Finds the instances of a name; called in the calling thread, may block for as long as it is given.
 Lookup = Callable[[str, Deadline], tuple[AgentRecord, ...]]
@@ -56,7 +57,7 @@ class BlockingCaller:
         """Like `Caller.call`, and blocks until the answer is there."""
         self._refuse()
         try:
-            body = values.pack(arguments or _NOTHING)
+            body, attachments = ContentPacker().pack(arguments or _NOTHING)
         except values.Unsendable as exc:
             raise BadRequest(f"{target}.{method}: {exc}") from exc
         deadline = Deadline.after(DEFAULT_TIMEOUT_S if timeout is None else timeout)
@@ -77,7 +78,7 @@ class BlockingCaller:
             expected = Incarnation(0) if record.incarnation == shunned else record.incarnation
             channel = self._channel(record, expected)
             try:
-                return channel.request(method, body, deadline)
+                return channel.request(method, body, deadline, attachments=attachments)
             except Draining as moved:
                 shunned = record.incarnation
                 if deadline.left_s() <= pause_s:

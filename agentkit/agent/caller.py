@@ -18,6 +18,7 @@ from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, Deadline
 from agentkit.transport.channel import Channel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
+from agentkit.wire.attachments import ContentPacker
 
 #: Pause before a call is moved to another channel, in seconds: first, and at most. Doubled with each move, jittered.
 MOVE_PAUSE_S: Final = (0.001, 0.05)
@@ -29,7 +30,7 @@ class Caller:
     def __init__(self, me: Identity, directory: Directory) -> None:
         self.me = me
         self.directory = directory
-        self._pack = values.Packer().pack
+        self._pack = ContentPacker().pack
         self._channels: dict[AgentId, Channel] = {}
         self._routes: dict[str, tuple[AgentRecord, ...]] = {}
         self._routes_version = -1
@@ -44,7 +45,7 @@ class Caller:
         Ends within `timeout` seconds (default: what the method declares, else 5 s; inside a handler never later than the
         handler's own deadline). Raises a CallError; its `retry_safe` says whether trying again can run it twice."""
         try:
-            body = self._pack(arguments or {})
+            body, attachments = self._pack(arguments or {})
         except values.Unsendable as exc:
             raise BadRequest(f"{target}.{method}: {exc}") from exc
         deadline = _deadline(timeout)
@@ -60,7 +61,7 @@ class Caller:
             # The directory may lag behind a restart: whoever sent us away is not asked for by number again
             expected = Incarnation(0) if record.incarnation == shunned else record.incarnation
             channel = self._channel(record, expected)
-            id, future = channel.request(method, body, deadline.at_s, {})
+            id, future = channel.request(method, body, deadline.at_s, {}, attachments=attachments)
             try:
                 return await future
             except asyncio.CancelledError:

@@ -31,6 +31,7 @@ from agentkit.resilience.admission import Gate
 from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, DeadlineQueue
 from agentkit.transport.peer import Inbound
 from agentkit.wire import values
+from agentkit.wire.attachments import unpack
 from agentkit.wire.plain import HEALTH_VERBS
 
 log = get_logger("agentkit.dispatch")
@@ -155,7 +156,7 @@ class Dispatcher:
         if method is None:
             raise UnknownMethod(f"no method {inbound.method!r}", details={"methods": sorted(self.methods)})
         try:
-            arguments = values.unpack(inbound.body)
+            arguments = unpack(inbound.body, inbound.attachments)
         except values.Undecodable as exc:
             raise BadRequest(f"{inbound.method}: {exc}") from exc
         budget_ms = inbound.budget_ms

@@ -169,7 +169,7 @@ class Method:
     def result(self) -> TypeAdapter[Any] | None:
         """Checks a result; None where the method does not say what it returns."""
         hint = self.hints.get("return", Any)
-        return None if hint is Any else TypeAdapter(hint)
+        return None if hint is Any else _adapter(hint)
 
     @cached_property
     def _validate(self) -> Callable[[object], dict[str, Any]]:
@@ -215,6 +215,16 @@ class Method:
             "idempotent": self.options.idempotent,
             "concurrency": self.options.concurrency,
         }
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    """Arrays and other types that pydantic does not know are checked by isinstance."""
+    try:
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError as exc:
+        if exc.code != "type-adapter-config-unused":  # models and dataclasses have their own
+            raise
+        return TypeAdapter(hint)
 
 
 def _schema(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from agentkit.wire import codec
+from agentkit.wire.attachments import Buffer
 
 K = TypeVar("K", bound=Hashable)
 
@@ -25,9 +26,9 @@ class Part(NamedTuple):
 
     fields: tuple[object, ...]
     body: bytes | None = None
-    attachments: Sequence[bytes] = ()
+    attachments: Sequence[Buffer] = ()
 
-    def frames(self, pack: Callable[[object], bytes]) -> list[bytes]:
+    def frames(self, pack: Callable[[object], bytes]) -> list[Buffer]:
         """As a message of its own."""
         header = pack(self.fields)
         return [header] if self.body is None else [header, self.body, *self.attachments]
@@ -35,7 +36,7 @@ class Part(NamedTuple):
 
 def messages(
     parts: Sequence[Part], pack: Callable[[object], bytes], *, may_batch: bool
-) -> Iterator[tuple[int, list[bytes]]]:
+) -> Iterator[tuple[int, list[Buffer]]]:
     """(how many parts, frames) of each message, in order: as few messages as hold `parts`, else one for each."""
     items: list[object] = []
     if len(parts) > 1 and may_batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import zmq
@@ -13,7 +14,6 @@ from agentkit.errors import (
     Draining,
     InternalError,
     PeerLost,
-    TooLarge,
     Unauthenticated,
     Unreachable,
     from_wire,
@@ -26,6 +26,7 @@ from agentkit.transport.monitor import LOST, REFUSED, event_of, watched
 from agentkit.transport.peer import Identity
 from agentkit.wire import codec, values
 from agentkit.wire import envelope as ak
+from agentkit.wire.attachments import Buffer, too_large, unpack
 from agentkit.wire.envelope import READS_ONLY_IN_CALLS, Limits
 
 
@@ -59,16 +60,17 @@ class BlockingChannel:
         self._sock.connect(endpoint)
         frames.send(self._sock, [codec.encode(me.hello(expected, limits, (READS_ONLY_IN_CALLS,)))])
 
-    def request(self, method: str, body: bytes, deadline: Deadline) -> Any:
+    def request(self, method: str, body: bytes, deadline: Deadline, *, attachments: Sequence[Buffer] = ()) -> Any:
         """The plain result, or a CallError as in Channel.request. After Draining or a loss the channel is no use any more."""
         while self.peer is None:
             self._receive(deadline, f"{self.label}.{method}", sent=False)
         self._catch_up()
-        if len(body) > self.peer.limits.frame_bytes:
-            raise TooLarge.frame(f"the request for {method}", len(body), self.peer.limits.frame_bytes)
+        refusal = too_large(f"the request for {method}", (body, attachments), self.peer.limits)
+        if refusal is not None:
+            raise refusal
         id = self._next_id
         self._next_id += 1
-        self._send([self._pack(codec.request_fields(id, method, deadline.left_ms(), {})), body])
+        self._send([self._pack(codec.request_fields(id, method, deadline.left_ms(), {})), body, *attachments])
         while True:
             message, received = self._receive(deadline, f"{self.label}.{method}", sent=True)
             match message:
@@ -110,7 +112,7 @@ class BlockingChannel:
             if isinstance(message, ak.GoAway):
                 raise self._broken(Draining(f"{self.label} goes away: {message.reason}"))
 
-    def _receive(self, deadline: Deadline, what: str, *, sent: bool) -> tuple[ak.Message, list[bytes]]:
+    def _receive(self, deadline: Deadline, what: str, *, sent: bool) -> tuple[ak.Message, frames.Frames]:
         """The next message for a call. Handles introductions, pings and losses on the way."""
         while True:
             ready = frames.readable(self._both, deadline.left_ms() + 1)
@@ -166,15 +168,15 @@ class BlockingChannel:
         with contextlib.suppress(zmq.Again):
             frames.send(self._sock, [codec.encode(message)])
 
-    def _send(self, message: list[bytes]) -> None:
+    def _send(self, message: Sequence[Buffer]) -> None:
         try:
             frames.send(self._sock, message)
         except zmq.Again as exc:
             raise self._broken(Draining(f"{self.label}: its connection went before the request was sent")) from exc
 
-    def _result(self, received: list[bytes]) -> Any:
+    def _result(self, received: frames.Frames) -> Any:
         try:
-            return values.unpack(received[1]) if len(received) > 1 else None
+            return unpack(received[1], received[2:]) if len(received) > 1 else None
         except values.Undecodable as exc:
             raise InternalError(f"{self.label}: {exc}") from exc
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -20,7 +20,6 @@ from agentkit.errors import (
     DeadlineExceeded,
     Draining,
     PeerLost,
-    TooLarge,
     Unauthenticated,
     Unreachable,
     from_wire,
@@ -35,6 +34,7 @@ from agentkit.transport.peer import Identity
 from agentkit.transport.reader import Reader
 from agentkit.wire import codec, values
 from agentkit.wire import envelope as ak
+from agentkit.wire.attachments import Buffer, Content, too_large, unpack
 from agentkit.wire.envelope import Limits
 
 log = get_logger("agentkit.channel")
@@ -57,10 +57,12 @@ class State(Enum):
 
 
 class _Call:
-    __slots__ = ("body", "future", "idempotent", "meta", "method", "tick")
+    __slots__ = ("content", "future", "idempotent", "meta", "method", "tick")
 
-    def __init__(self, method: str, body: bytes, meta: ak.Meta, future: asyncio.Future[Any], idempotent: bool) -> None:
-        self.method, self.body, self.meta, self.future, self.idempotent = method, body, meta, future, idempotent
+    def __init__(
+        self, method: str, content: Content, meta: ak.Meta, future: asyncio.Future[Any], idempotent: bool
+    ) -> None:
+        self.method, self.content, self.meta, self.future, self.idempotent = method, content, meta, future, idempotent
         self.tick = 0
 
 
@@ -120,19 +122,27 @@ class Channel:
         return len(self._calls) + len(self._waiting)
 
     def request(
-        self, method: str, body: bytes, at_s: float, meta: ak.Meta, *, idempotent: bool = False
+        self,
+        method: str,
+        body: bytes,
+        at_s: float,
+        meta: ak.Meta,
+        *,
+        attachments: Sequence[Buffer] = (),
+        idempotent: bool = False,
     ) -> tuple[int, asyncio.Future[Any]]:
         """Start a call that ends at `at_s`; returns its id (for `cancel`) and its future.
 
         The future ends with the plain result or a CallError: Draining or Unreachable with `retry_safe` when it
         certainly did not run and may be tried on another channel, PeerLost when nobody knows."""
-        size = len(body)
-        if size > self._peer_limits.frame_bytes:
-            raise TooLarge.frame(f"the request for {method}", size, self._peer_limits.frame_bytes)
+        content = (body, attachments)
+        refusal = too_large(f"the request for {method}", content, self._peer_limits)
+        if refusal is not None:
+            raise refusal
         id = self._next_id
         self._next_id = id + 1
         future: asyncio.Future[Any] = self._loop.create_future()
-        call = _Call(method, body, meta, future, idempotent)
+        call = _Call(method, content, meta, future, idempotent)
         call.tick = self._deadlines.add(id, at_s)
         if self.state is State.OPEN and not self._waiting and len(self._calls) < self._peer_limits.in_flight:
             self._send_call(id, call, at_s)
@@ -180,7 +190,7 @@ class Channel:
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
-    def _send(self, message: list[bytes]) -> bool:
+    def _send(self, message: Sequence[Buffer]) -> bool:
         """Whether libzmq took it."""
         try:
             frames.send(self._sock, message)
@@ -202,7 +212,7 @@ class Channel:
                 )
             return
         self._calls[id] = call
-        part = Part(codec.request_fields(id, call.method, budget_ms, call.meta), call.body)
+        part = Part(codec.request_fields(id, call.method, budget_ms, call.meta), *call.content)
         if len(self._calls) > 1:
             self._batch.add(None, part)
         else:  # nobody to share the way with
@@ -226,18 +236,15 @@ class Channel:
         while self._waiting and self.state is State.OPEN and len(self._calls) < self._peer_limits.in_flight:
             id = next(iter(self._waiting))
             call, at_s = self._waiting.pop(id)
-            if len(call.body) > self._peer_limits.frame_bytes:
-                self._fail(
-                    id,
-                    call,
-                    TooLarge.frame(f"the request for {call.method}", len(call.body), self._peer_limits.frame_bytes),
-                )
+            refusal = too_large(f"the request for {call.method}", call.content, self._peer_limits)
+            if refusal is not None:
+                self._fail(id, call, refusal)
             else:
                 self._send_call(id, call, at_s)
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
-    def _on_frames(self, received: list[bytes]) -> None:
+    def _on_frames(self, received: frames.Frames) -> None:
         self._heard_s = now_s()
         try:
             message = codec.decode(received[0])
@@ -245,16 +252,16 @@ class Channel:
                 self._reader.enough()
                 items = iter(message.items)
                 for fields, body in zip(items, items, strict=True):
-                    self._on_message(codec.read(fields), body)
+                    self._on_message(codec.read(fields), () if body is None else (body,))
             else:
-                self._on_message(message, received[1] if len(received) > 1 else None)
+                self._on_message(message, received[1:])
         except codec.BadFrame as exc:
             log.warning("channel.bad_frame", peer=self.label, why=str(exc))
 
-    def _on_message(self, message: ak.Message, body: bytes | None) -> None:
+    def _on_message(self, message: ak.Message, content: Sequence[Any]) -> None:
         match message:
             case ak.Reply():
-                self._on_reply(message.id, body)
+                self._on_reply(message.id, content)
             case ak.Error():
                 self._on_error(message)
             case ak.Welcome():
@@ -266,7 +273,7 @@ class Channel:
             case _:
                 pass  # PONG was heard, which is all it is for; the rest is for inboxes
 
-    def _on_reply(self, id: int, body: bytes | None) -> None:
+    def _on_reply(self, id: int, content: Sequence[Any]) -> None:
         call = self._calls.pop(id, None)
         if call is None:
             return  # cancelled, or its deadline passed
@@ -274,7 +281,7 @@ class Channel:
         future = call.future
         if not future.done():
             try:
-                future.set_result(values.unpack(body) if body is not None else None)
+                future.set_result(unpack(content[0], content[1:]) if content else None)
             except values.Undecodable as exc:
                 future.set_exception(from_wire("internal", f"{self.label}.{call.method}: {exc}", False, {}))
         if self._waiting or self.state is State.LEAVING:

@@ -17,11 +17,14 @@ import zmq
 from zmq.backend import Socket as _Backend
 from zmq.backend import zmq_poll
 
+from agentkit.wire.attachments import Buffer
+
 _send: Final = _Backend.send
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
-Frames = list[bytes]
+#: Bytes; from the third frame on (a body's attachments) views of libzmq's own memory, which lives as long as they do.
+Frames = list[Any]
 
 #: Longer frames are handed to libzmq without a copy, in bytes; for shorter ones the book-keeping costs more than the copy.
 COPY_BELOW_BYTES: Final = 65_536
@@ -42,9 +45,8 @@ def receive(sock: zmq.Socket[Any]) -> Frames:
     recv = sock.recv
     frame = recv(_NOBLOCK, False)
     frames = [frame.bytes]
-    while frame.more:
-        frame = recv(_NOBLOCK, False)
-        frames.append(frame.bytes)
+    if frame.more:
+        _receive_rest(sock, frames)
     return frames
 
 
@@ -58,12 +60,20 @@ def receive_routed(sock: zmq.Socket[Any]) -> tuple[Frames, zmq.Frame]:
     """The same on a ROUTER, whose first frame, the routing id, is always followed by another: that one comes as libzmq's too."""
     recv = sock.recv
     frames = [recv(_NOBLOCK)]
-    header = frame = recv(_NOBLOCK, False)
-    frames.append(frame.bytes or _plain_frame(frame))
+    header = recv(_NOBLOCK, False)
+    frames.append(header.bytes or _plain_frame(header))
+    if header.more:
+        _receive_rest(sock, frames)
+    return frames, header
+
+
+def _receive_rest(sock: zmq.Socket[Any], frames: Frames) -> None:
+    recv = sock.recv
+    frame = recv(_NOBLOCK, False)
+    frames.append(frame.bytes)
     while frame.more:
         frame = recv(_NOBLOCK, False)
-        frames.append(frame.bytes)
-    return frames, header
+        frames.append(frame.buffer)
 
 
 def _plain_frame(frame: zmq.Frame) -> PlainFrame:
@@ -75,13 +85,13 @@ def _plain_frame(frame: zmq.Frame) -> PlainFrame:
     return plain
 
 
-def send_routed(sock: zmq.Socket[Any], routing_id: bytes, frames: Sequence[bytes]) -> None:
+def send_routed(sock: zmq.Socket[Any], routing_id: bytes, frames: Sequence[Buffer]) -> None:
     """On a ROUTER: all frames as one message to `routing_id`, without waiting."""
     _send(sock, routing_id, _MORE)
     send(sock, frames)
 
 
-def send(sock: zmq.Socket[Any], frames: Sequence[bytes]) -> None:
+def send(sock: zmq.Socket[Any], frames: Sequence[Buffer]) -> None:
     """All frames as one message without waiting.
 
     zmq.Again, or EHOSTUNREACH on a ROUTER, comes with the first frame or not at all: nothing is ever half sent."""

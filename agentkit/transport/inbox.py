@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket as stdlib_socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import zmq
@@ -23,8 +23,9 @@ from agentkit.transport.peer import Identity, Inbound, Peer
 from agentkit.transport.plain import PlainCallers
 from agentkit.transport.reader import Reader
 from agentkit.transport.strikes import Strikes
-from agentkit.wire import codec, plain, values
+from agentkit.wire import attachments, codec, plain, values
 from agentkit.wire import envelope as ak
+from agentkit.wire.attachments import Buffer
 from agentkit.wire.envelope import AK1_VERSION, Limits
 
 log = get_logger("agentkit.inbox")
@@ -75,6 +76,7 @@ class Inbox:
         self._changed: asyncio.Future[None] | None = None
         self._pack = values.Packer().pack
         self._strikes = Strikes()
+        self._pack_content = attachments.ContentPacker().pack
         self._batch: Batch[Peer] = Batch(self._send_parts)
         self._loop = asyncio.get_running_loop()
         self._probe_timer: asyncio.TimerHandle | None = None
@@ -173,12 +175,12 @@ class Inbox:
             self._plain.answer(inbound, value)
             self._note_change()
             return
-        body = self._pack(value)
-        size, limit = len(body), inbound.peer.limits.frame_bytes
-        if size > limit:
-            self.refuse(inbound, TooLarge.frame(f"the answer of {inbound.method}", size, limit))
+        content = self._pack_content(value)
+        refusal = attachments.too_large(f"the answer of {inbound.method}", content, inbound.peer.limits)
+        if refusal is not None:
+            self.refuse(inbound, refusal)
         elif self._finish(inbound):
-            self._send_answer(inbound.peer, Part(codec.reply_fields(inbound.id), body))
+            self._send_answer(inbound.peer, Part(codec.reply_fields(inbound.id), *content))
 
     def refuse(self, inbound: Inbound, error: CallError) -> None:
         """Send `error` as the one answer."""
@@ -198,7 +200,7 @@ class Inbox:
 
     # -- taking -------------------------------------------------------------------------------------------------------
 
-    def _on_frames(self, received: list[bytes]) -> None:
+    def _on_frames(self, received: frames.Frames) -> None:
         routing_id, header = received[0], received[1]
         if self._strikes.cut and routing_id in self._strikes.cut:
             self.bad_frames += 1
@@ -222,7 +224,7 @@ class Inbox:
         else:
             self._on_message(routing_id, message, received[2:])
 
-    def _on_message(self, routing_id: bytes, message: ak.Message, content: list[bytes]) -> None:
+    def _on_message(self, routing_id: bytes, message: ak.Message, content: frames.Frames) -> None:
         """`content`: body and attachments, as far as there are any."""
         peer = self._peers.get(routing_id)
         if type(message) is ak.Request and peer is not None:
@@ -265,7 +267,7 @@ class Inbox:
             welcome = ak.Welcome(AK1_VERSION, me.id.name, str(me.id), me.incarnation, (ak.BATCHES,), self.limits)
             self._send(peer, [codec.encode(welcome)])
 
-    def _on_request(self, peer: Peer, request: ak.Request, content: list[bytes]) -> None:
+    def _on_request(self, peer: Peer, request: ak.Request, content: frames.Frames) -> None:
         self.last_activity_s = now_s()
         if request.id <= peer.last_id:
             self._on_garbage(peer.routing_id, "a request id was used before", request.id)
@@ -391,7 +393,7 @@ class Inbox:
         for _, message in messages(parts, self._pack, may_batch=peer.may_batch):
             self._send(peer, message)
 
-    def _send(self, peer: Peer, reply: list[bytes]) -> None:
+    def _send(self, peer: Peer, reply: Sequence[Buffer]) -> None:
         if peer.backlog:
             self._queue(peer, reply)
             return
@@ -408,7 +410,7 @@ class Inbox:
             self._lose(peer)
         self._reader.poke()
 
-    def _send_raw(self, routing_id: bytes, reply: list[bytes]) -> None:
+    def _send_raw(self, routing_id: bytes, reply: Sequence[Buffer]) -> None:
         """To somebody who has no entry: if the queue is full or they are gone, so be it."""
         try:
             frames.send_routed(self._sock, routing_id, reply)
@@ -416,7 +418,7 @@ class Inbox:
             self.lost_peers += 1
         self._reader.poke()
 
-    def _queue(self, peer: Peer, reply: list[bytes]) -> None:
+    def _queue(self, peer: Peer, reply: Sequence[Buffer]) -> None:
         peer.backlog.append(reply)
         peer.backlog_bytes += sum(map(len, reply))
         if peer.backlog_bytes > MAX_BACKLOG_BYTES:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from agentkit.names import AgentId, Incarnation
 from agentkit.transport.batch import BATCH_FRAME_BYTES
+from agentkit.wire.attachments import Buffer
 from agentkit.wire.envelope import AK1_VERSION, BATCHES, READS_ONLY_IN_CALLS, Hello, Limits, Meta
 from agentkit.wire.plain import PlainRequest
 
@@ -53,7 +55,7 @@ class Peer:
         self.may_batch = BATCHES in capabilities and limits.frame_bytes >= BATCH_FRAME_BYTES
         self.in_flight: dict[int, Inbound] = {}
         self.last_id = 0  #: highest request id seen; GOAWAY states it
-        self.backlog: deque[list[bytes]] = deque()  #: what its full queue did not take yet
+        self.backlog: deque[Sequence[Buffer]] = deque()  #: what its full queue did not take yet
         self.backlog_bytes = 0
 
     def __repr__(self) -> str:
@@ -73,7 +75,7 @@ class Inbound:
         budget_ms: int | None,
         meta: Meta,
         body: bytes,
-        attachments: list[bytes],
+        attachments: Sequence[Buffer],
         plain: PlainRequest | None = None,
     ) -> None:
         self.peer = peer

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
+from agentkit.errors import TooLarge
 from agentkit.wire.envelope import Limits
 from agentkit.wire.values import MAX_KEPT_BYTES, Undecodable, Unsendable, decode, to_plain
 
@@ -54,10 +55,17 @@ _FORMATS: Final = {dtype: format for format, dtype in _DTYPES.items()}
 Content = tuple[bytes, Sequence[Buffer]]
 
 
-def largest_bytes(content: Content) -> int:
-    """Size of the largest frame."""
+def too_large(what: str, content: Content, limits: Limits) -> TooLarge | None:
+    """What the sender of `what` is told when its receiver would not take it."""
     body, attached = content
-    return max(len(body), *map(len, attached)) if attached else len(body)
+    size = max(len(body), *map(len, attached)) if attached else len(body)
+    if size > limits.frame_bytes:
+        return TooLarge.frame(what, size, limits.frame_bytes)
+    if len(attached) > limits.attachments:
+        return TooLarge(
+            f"{what} has {len(attached)} attachments, the peer takes {limits.attachments}; send it in parts"
+        )
+    return None
 
 
 class ContentPacker:
@@ -72,7 +80,7 @@ class ContentPacker:
         return msgpack.Packer(default=self._to_plain, datetime=True)
 
     def pack(self, value: object) -> Content:
-        """`value` as body and attachments; Unsendable names the type that does not travel.
+        """`value` as body and attachments; Unsendable names the type that does not travel, TooLarge what no message holds.
 
         The attachments are views of the caller's own memory: it must not change until they were sent."""
         kind = type(value)
@@ -86,6 +94,8 @@ class ContentPacker:
                 body = self._packer.pack(self._lift(value, MAX_DEPTH))
         except Exception as exc:  # a property of the author's may raise anything
             self._packer.reset()  # half a value is left in the buffer
+            if isinstance(exc, TooLarge):
+                raise
             raise Unsendable(str(exc) or type(exc).__name__) from exc
         if len(body) > MAX_KEPT_BYTES:
             self._packer = self._new()
@@ -144,7 +154,12 @@ class ContentPacker:
         size = len(flat)
         count = -(-size // FRAME_BYTES)
         first: object = len(self._attached)
-        if size < ATTACH_FROM_BYTES or len(self._attached) + count > MAX_FRAMES:
+        has_room = len(self._attached) + count <= MAX_FRAMES
+        if size > FRAME_BYTES and not has_room:
+            raise TooLarge(
+                f"{size:,} bytes in one buffer: a message has {MAX_FRAMES} attachments of {FRAME_BYTES:,} bytes at most; send it in parts"
+            )
+        if size < ATTACH_FROM_BYTES or not has_room:
             first, count = bytes(flat), 0
         elif count == 1:
             self._attached.append(flat)

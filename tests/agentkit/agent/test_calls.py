@@ -90,8 +90,8 @@ class Helper(BaseAgent):
         await asyncio.sleep(30)
 
     @rpc
-    async def large(self, size: int) -> bytes:
-        return bytes(size)
+    async def large(self, size: int) -> str:
+        return "x" * size
 
     @rpc
     async def ask_back(self, target: str, timeout: float | None = None) -> Any:
@@ -227,7 +227,7 @@ async def test_an_answer_above_the_limit_is_too_large_and_the_channel_lives() ->
         with pytest.raises(TooLarge, match="the answer of large"):
             await helper.call("large", {"size": 17 * 2**20})
         with pytest.raises(TooLarge, match="the request for echo"):
-            await helper.call("echo", {"x": bytes(17 * 2**20)})
+            await helper.call("echo", {"x": "x" * (17 * 2**20)})
         assert len(await helper.call("large", {"size": 15 * 2**20})) == 15 * 2**20
 
 

@@ -56,8 +56,8 @@ class Scripted:
             self.routing_id, header, *self.body = await self.received.get()
         return codec.decode(header)
 
-    def send(self, *frames: bytes | ak.Message) -> None:
-        encoded = [f if isinstance(f, bytes) else codec.encode(f) for f in frames]
+    def send(self, *frames: bytes | memoryview | ak.Message) -> None:
+        encoded = [f if isinstance(f, bytes | memoryview) else codec.encode(f) for f in frames]
         self.sock.send_multipart([self.routing_id, *encoded])
         self._reader.poke()
 

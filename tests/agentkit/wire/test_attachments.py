@@ -23,9 +23,10 @@ from agentkit.wire.attachments import (
     MAX_FRAMES,
     Content,
     ContentPacker,
-    largest_bytes,
+    too_large,
     unpack,
 )
+from agentkit.wire.envelope import Limits
 from agentkit.wire.values import Undecodable, Unsendable
 
 LARGE = ATTACH_FROM_BYTES
@@ -84,7 +85,6 @@ def test_only_what_is_large_is_attached_and_the_body_holds_none_of_it(value: Any
     content = pack(value)
     assert all(LARGE <= len(buffer) <= FRAME_BYTES for buffer in content[1])
     assert len(content[1]) <= MAX_FRAMES
-    assert largest_bytes(content) == max([len(content[0]), *map(len, content[1])])
 
 
 @given(st.binary(max_size=80), st.lists(st.binary(max_size=10), max_size=3))
@@ -244,6 +244,18 @@ def test_a_buffer_that_is_larger_than_a_frame_travels_in_several(monkeypatch: py
     assert np.array_equal(arrived[1], array)
 
 
+def test_what_the_receiver_would_not_take_is_too_large() -> None:
+    content = pack([bytes(LARGE), bytes(2 * LARGE)])
+    assert too_large("it", content, Limits()) is None
+    for limits, says in (
+        (Limits(frame_bytes=LARGE), f"it is {2 * LARGE:,} bytes"),
+        (Limits(attachments=1), "2 attachments"),
+    ):
+        refusal = too_large("it", content, limits)
+        assert refusal is not None
+        assert says in refusal.message
+
+
 def test_a_value_that_holds_itself_is_refused() -> None:
     circle: list[Any] = []
     circle += [circle, circle]
@@ -271,6 +283,7 @@ def test_numpy_is_not_imported_and_arrays_arrive_as_memoryviews_without_it() -> 
     script = f"""
 import sys
 from agentkit.wire.attachments import ContentPacker, unpack
+from agentkit.wire.envelope import Limits
 from agentkit.wire.values import Undecodable
 packer = ContentPacker()
 view = unpack({body!r})["x"]
