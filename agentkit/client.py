@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 from agentkit.agent.blocking import BlockingCaller, BlockingPeerProxy
 from agentkit.agent.builtin import DESCRIBE
 from agentkit.agent.caller import Caller, PeerProxy
+from agentkit.agent.event_client import ClientEvents, EventStream
 from agentkit.clock import now_s
 from agentkit.directory.base import AgentRecord, Directory, unambiguous
 from agentkit.directory.locate import find_node
@@ -45,9 +46,14 @@ class Client:
         """`node`: path of a node's control socket; `cluster`: its cluster's name; `peers`: name -> endpoint instead of a node.
         With none of them the node is found as the command line finds it. NoNode when there is none."""
         path, here = (None, "local") if peers is not None else _node(node, cluster)
-        self._directory: Directory = MeshDirectory(path, here=here) if path else StaticDirectory(peers, here=here)
+        self._directory: Directory = (
+            MeshDirectory(path, here=here, on_connected=self._reconnected)
+            if path
+            else StaticDirectory(peers, here=here)
+        )
         self._me = _identity(here)
         self._caller: Caller | None = None
+        self._events: ClientEvents | None = None
 
     async def __aenter__(self) -> Self:
         self._caller = Caller(self._me, self._directory)
@@ -58,6 +64,8 @@ class Client:
     ) -> None:
         if self._caller is not None:
             self._caller.close()
+        if self._events is not None:
+            self._events.close()
         await self._directory.close()
 
     async def call(
@@ -70,6 +78,16 @@ class Client:
         """Its methods as methods: `await client.peer("X").method(...)`."""
         return self._calls.peer(target, timeout=timeout)
 
+    async def publish(self, topic: str, event: object) -> None:
+        """Tell whoever subscribed to `topic`; see BaseAgent.publish. With `peers`: within this process."""
+        await self._own_events.publish(topic, event)
+
+    def subscribe(self, *patterns: str) -> EventStream:
+        """The events that `patterns` mean (task.created, task.*, task.>), as `Delivery`: the event with topic, publisher, time.
+
+        `async with client.subscribe("task.*") as events: async for one in events: ...`. Unreachable: the node is away."""
+        return self._own_events.subscribe(patterns)
+
     async def describe(self, target: str) -> dict[str, Any]:
         """What `target` is, and its methods with JSON Schemas."""
         return dict(await self.call(target, DESCRIBE))
@@ -78,6 +96,17 @@ class Client:
         """Every agent of the cluster."""
         async with Deadline.after(DEFAULT_TIMEOUT_S).scope("asking the node for names"):
             return await self._directory.names()
+
+    async def _reconnected(self, _: MeshDirectory) -> None:
+        if self._events is not None:
+            await self._events.reconnected()
+
+    @property
+    def _own_events(self) -> ClientEvents:
+        self._calls  # noqa: B018 - says what is wrong outside of `async with`
+        if self._events is None:
+            self._events = ClientEvents(str(self._me.id), self._directory)
+        return self._events
 
     @property
     def _calls(self) -> Caller:

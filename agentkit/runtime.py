@@ -17,7 +17,8 @@ from agentkit.agent.builtin import BUILTIN_METHODS, handle_request_of
 from agentkit.agent.caller import Caller
 from agentkit.agent.courier import Courier
 from agentkit.agent.dispatch import Dispatcher
-from agentkit.agent.events import AgentEvents, route_of
+from agentkit.agent.event_client import route_by
+from agentkit.agent.events import AgentEvents
 from agentkit.agent.selfreport import SelfReports
 from agentkit.agent.telling import Teller
 from agentkit.agent.upkeep import TICK_S, Checks, aligned_sleep, repeating
@@ -93,7 +94,7 @@ class AgentRuntime:
             agent,
             str(settings.id),
             settings.incarnation,
-            route_of(self._directory),
+            route_by(self._directory),
             on_failed=self.reports.subscriber_failed,
             tell=self._teller.events,
         )

@@ -143,9 +143,10 @@ class BaseAgent:
         """Tell whoever subscribed to `topic`: an instance of the class of events that has it, or a map of its fields.
 
         Returns when the event is on its way: at most once to each subscriber, in order for each topic; what a subscriber
-        misses it counts. Never waits for anybody: while the node is away 1,024 events wait, then new ones are dropped and
-        counted. From any thread that has an event loop; plain `def` handlers use `self.blocking.publish`. Raises BadRequest
-        (no class has this topic, or the event does not fit it: each wrong field is named) and TooLarge (32 KiB)."""
+        misses it counts. Waits for no subscriber, and for at most 0.1 s when it is faster than the relay; while the node is
+        away 1,024 events are kept for it, then new ones are dropped and counted. From any thread that has an event loop; plain
+        `def` handlers use `self.blocking.publish`. Raises BadRequest (no class has this topic, or the event does not fit it:
+        each wrong field is named) and TooLarge (32 KiB)."""
         wired = self._wired
         published = wired.events.publish(topic, event)
         if asyncio.get_running_loop() is wired.loop:

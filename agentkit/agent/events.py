@@ -10,13 +10,11 @@ from typing import Any, Final
 
 from agentkit.agent.subscriptions import Subscription, subscriptions_of
 from agentkit.clock import wall_s
-from agentkit.directory.base import Directory
-from agentkit.directory.mesh import MeshDirectory
 from agentkit.errors import DeadlineExceeded
 from agentkit.events.publisher import Publisher
 from agentkit.events.receiver import Receiver
 from agentkit.events.registry import checked
-from agentkit.events.route import LocalRoute, RelayRoute, Route
+from agentkit.events.route import Route
 from agentkit.observe.log import get_logger
 
 log = get_logger("agentkit.events")
@@ -29,8 +27,6 @@ TAKEN_WITHIN_S: Final = 5.0
 TOLD_EVERY_S: Final = 1.0
 #: Of so many topics, the busiest: a notification holds 32 KiB.
 MAX_TOLD: Final = 100
-#: A publisher that never waits lets others run after so many events.
-_AT_ONCE: Final = 64
 
 
 class AgentEvents:
@@ -43,10 +39,10 @@ class AgentEvents:
         life: int,
         route: Route,
         *,
-        on_failed: Callable[[str, Exception], None],
+        on_failed: Callable[[str, Exception], bool],
         tell: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
-        """`life`: the agent's incarnation, 0 outside of a fleet. `on_failed` is told the method that raised, `tell` the summary
+        """`life`: the agent's incarnation, 0 outside of a fleet. `on_failed`: see Subscription; `tell` gets the summary
         at most once a second when it has changed. ConfigError: a `@subscribe` method can't take events."""
         life = life or int(wall_s() * 1000)  # by hand: whoever starts later has the higher number
         self._route = route
@@ -68,16 +64,14 @@ class AgentEvents:
 
     async def publish(self, topic: str, event: object) -> None:
         """See BaseAgent.publish."""
-        self._publisher.publish(topic, event)
+        await self._publisher.publish(topic, event)
         self._counted()
-        if self._publisher.published % _AT_ONCE == 0:
-            await asyncio.sleep(0)
 
     def publish_from_thread(self, topic: str, event: object) -> None:
         """The same from a thread; returns when the loop has taken it, so that threads are no faster than it can send."""
 
         async def send() -> None:
-            self._publisher.send(topic, ready)
+            await self._publisher.send(topic, ready)
             self._counted()
 
         ready = checked(topic, event)
@@ -149,10 +143,3 @@ class AgentEvents:
             "lost": receiver.lost if receiver else 0,
             "failed": sum(one.failed for one in self._subscriptions),
         }
-
-
-def route_of(directory: Directory) -> Route:
-    """By the node that the directory is asked of, else within this process."""
-    if isinstance(directory, MeshDirectory):
-        return RelayRoute(directory.path, directory.ask)
-    return LocalRoute()

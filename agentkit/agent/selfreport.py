@@ -22,8 +22,8 @@ class SelfReports:
     def every_failed(self, method: str, exc: BaseException) -> bool:
         return self._failed("error", f"@every {method}", exc, method=method)
 
-    def subscriber_failed(self, method: str, exc: BaseException) -> None:
-        self._failed("error", f"@subscribe {method}", exc, method=method)
+    def subscriber_failed(self, method: str, exc: BaseException) -> bool:
+        return self._failed("error", f"@subscribe {method}", exc, method=method)
 
     def life_failed(self, what: str, exc: BaseException) -> None:
         """`on_start`, `run` or `on_stop` raised."""

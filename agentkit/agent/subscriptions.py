@@ -65,9 +65,11 @@ class Subscription:
         name: str,
         function: Callable[..., Any],
         options: Subscribe,
-        on_failed: Callable[[str, Exception], None],
+        on_failed: Callable[[str, Exception], bool],
     ) -> None:
-        """`on_failed` is told the method's name and what it raised. ConfigError: the method can't take events."""
+        """`on_failed` is told the method's name and what it raised, and says whether that deserves a line in the log.
+
+        ConfigError: the method can't take events."""
         self.name = name
         self.pattern = Pattern(options.pattern, at=f"@subscribe {function.__qualname__}")
         self.failed = 0  #: events that the method raised for, or that did not fit its annotation
@@ -124,8 +126,8 @@ class Subscription:
         except (Exception, SystemExit) as exc:
             self.failed += 1
             failure = exc if isinstance(exc, Exception) else RuntimeError(f"raised SystemExit: {exc}")
-            log.error("event.failed", method=self.name, topic=delivery.topic, exc_info=failure)
-            self._on_failed(self.name, failure)
+            if self._on_failed(self.name, failure):
+                log.error("event.failed", method=self.name, topic=delivery.topic, exc_info=failure)
 
     async def _handle(self, delivery: Delivery) -> None:
         arguments = self._shape.arguments(delivery)
@@ -203,7 +205,7 @@ def _event_classes(hint: Any) -> tuple[type[Event], ...]:
     return tuple(member for member in members if isinstance(member, type) and issubclass(member, Event))
 
 
-def subscriptions_of(owner: object, on_failed: Callable[[str, Exception], None]) -> list[Subscription]:
+def subscriptions_of(owner: object, on_failed: Callable[[str, Exception], bool]) -> list[Subscription]:
     """The `@subscribe` methods of an agent."""
     return [
         Subscription(owner, name, function, options, on_failed)

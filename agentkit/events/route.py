@@ -90,7 +90,9 @@ class RelayRoute:
     The relay's addresses follow from the node's; the node is only asked to have its relay running. So frames wait for a node
     that is away, and libzmq finds the next one by itself once that has been asked, too."""
 
-    def __init__(self, path: str, ask: Ask) -> None:
+    def __init__(self, path: str, ask: Ask, *, waits_at_close: bool = False) -> None:
+        """`path`: of the node's control socket. `waits_at_close`: see transport.pubsub.Sender."""
+        self._waits_at_close = waits_at_close
         self._endpoints = Endpoints.below(Path(path).parent)
         self._ask = ask
         self._sender: Sender | None = None
@@ -103,7 +105,7 @@ class RelayRoute:
         if self._sender is None:
             if self._is_closed:
                 return False
-            self._sender = Sender(self._endpoints.publish, max_frame_bytes=MAX_EVENT_BYTES)
+            self._sender = Sender(self._endpoints.publish, has_own_context=self._waits_at_close)
             self._asking = asyncio.get_running_loop().create_task(self.reconnected(), name="events:relay")
         return self._sender.send(frame)
 

@@ -40,8 +40,11 @@ class Endpoints(NamedTuple):
 class Sender:
     """Sends frames to the relay at `endpoint`, which need not be there yet. For one thread."""
 
-    def __init__(self, endpoint: str, *, max_frame_bytes: int) -> None:
-        self._sock = context.socket(zmq.PUSH, max_frame_bytes=max_frame_bytes)
+    def __init__(self, endpoint: str, *, has_own_context: bool = False) -> None:
+        """`has_own_context`: `close` waits until what was sent has left. An agent's process does that when it ends; a script's
+        does not, and must not end the context that the rest of it uses."""
+        self._own_context: zmq.Context[Any] | None = zmq.Context() if has_own_context else None
+        self._sock: zmq.Socket[Any] = (self._own_context or context.context()).socket(zmq.PUSH)
         self._sock.sndhwm = SEND_QUEUE
         self._sock.linger = LINGER_MS
         reconnect(self._sock)
@@ -58,6 +61,8 @@ class Sender:
     def close(self) -> None:
         """What was sent goes on leaving for LINGER_MS."""
         self._sock.close()
+        if self._own_context is not None:
+            self._own_context.term()
 
 
 class Subscriber:

@@ -11,7 +11,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -29,12 +28,14 @@ from agentkit.transport.notify import Notifier
 from startup.node import logfiles, procinfo
 from startup.node.adoption import adopt
 from startup.node.control_server import ControlServer
-from startup.node.exits import Exit, ExitWatch
+from startup.node.events import NodeEvents
+from startup.node.exits import Exit, ExitWatch, gone
 from startup.node.feeds import Feeds
 from startup.node.hands import Hands, Running
 from startup.node.listeners import backlog_warning
 from startup.node.memory import Remembering
-from startup.node.mesh import Mesh, MeshTimes
+from startup.node.mesh import Mesh
+from startup.node.mesh_peer import MeshTimes
 from startup.node.notify import NotifyServer
 from startup.node.operations import Operations
 from startup.node.options import NodeOptions
@@ -121,9 +122,13 @@ class Node:
         self._hands.on_lent = self._watch_exit
         self._senses = Senses(self.turns, self._hands, self._zygote)
         self._mesh = Mesh(places, incarnations.take(), self, times)
+        self._events = NodeEvents(places, self._mesh, self._revisions)
+        self._senses.on_events = self._events.told
         feeds = Feeds(self._table)
         self._table.listen(self._tell_others)
-        operations = Operations(self, self.turns, self._hands, self._table, feeds, self._revisions, self._mesh)
+        operations = Operations(
+            self, self.turns, self._hands, self._table, feeds, self._revisions, self._mesh, self._events
+        )
         self._server = ControlServer(places.control, operations.handle)
         self._notify: NotifyServer | None = None
 
@@ -193,11 +198,12 @@ class Node:
         await self._zygote.stop()
         await self._hands.close()
         await self._mesh.close()
+        self._events.close()
         if self._notify is not None:
             self._notify.close()
         self._senses.close()
         if zygote is not None:
-            await _gone(zygote, ZYGOTE_ENDS_WITHIN_S)
+            await gone(zygote, ZYGOTE_ENDS_WITHIN_S)
         self._exits.close()
         for path in (self.options.places.node, self.options.places.zygote):
             path.unlink(missing_ok=True)
@@ -367,23 +373,6 @@ class Node:
         if large:
             self._loop.run_in_executor(None, lambda: [logfiles.rotate_if_large(path) for path in large])
         self._rotate_later()
-
-
-async def _gone(pid: int, within_s: float) -> None:
-    """Wait for a process to end."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(pidfd, ended.set)
-    try:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), within_s)
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
 
 
 def _size(path: Path) -> int:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 
@@ -97,3 +98,20 @@ class ExitWatch:
                 cpu_s=getattr(usage, "ru_utime", 0.0) + getattr(usage, "ru_stime", 0.0),
             )
         )
+
+
+async def gone(pid: int, within_s: float) -> None:
+    """Wait for a process to end."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), within_s)
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)

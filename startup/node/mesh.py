@@ -5,7 +5,8 @@ They are found by their node.json below the same root; one that starts greets th
 when they change (`mesh.rows`), all of them when a channel opens (`mesh.sync`). Each side pings its own channel and so knows
 whether the other's loop still runs.
 
-    mesh.hello {machine, endpoint, started_s}     I am here: call me back
+    mesh.hello {machine, endpoint, events}        I am here: call me back; my event relay is there, or null
+    mesh.events {machine, endpoint}               my event relay is there
     mesh.sync  {machine, number, rows}            everything of my machine; replaces what you know of it
     mesh.rows  {machine, number, rows}            these have changed
     mesh.memory {}                                -> {id: PSS in MB} of my agents, measured now
@@ -15,9 +16,7 @@ whether the other's loop still runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -30,6 +29,7 @@ from agentkit.transport.channel import Channel
 from agentkit.transport.inbox import Inbox
 from agentkit.transport.peer import Identity, Inbound
 from agentkit.wire import values
+from startup.node.mesh_peer import MeshTimes, Peer, PeerState
 from startup.node.paths import Places
 from startup.plan.row import AgentRow
 
@@ -37,24 +37,6 @@ log = get_logger("node.mesh")
 
 #: Name under which nodes introduce themselves; no agent can be called so.
 NODE_NAME: Final = AgentName("_node")
-
-
-class PeerState(StrEnum):
-    ALIVE = "alive"
-    SUSPECT = "suspect"
-    UNREACHABLE = "unreachable"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeshTimes:
-    """Seconds. An end of the connection makes a peer suspect at once; the rest is for hanging nodes and cut links."""
-
-    ping_s: float = 5.0  #: at rest; costs 2.6 wake-ups of each side
-    suspect_s: float = 3.0  #: a ping has not been answered for so long
-    look_s: float = 1.0  #: between two looks (and pings) while somebody is suspect
-    unreachable_s: float = 10.0  #: nothing was heard for so long
-    call_s: float = 5.0
-    redial_s: tuple[float, float] = (0.1, 5.0)  #: first pause, doubled up to the last
 
 
 class Ears(Protocol):
@@ -85,37 +67,22 @@ class Ears(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Peer:
-    """What is known of one other machine."""
-
-    machine: str
-    heard_s: float
-    pinged_s: float = 0.0  #: when the first ping was sent that nothing has been heard since
-    state: PeerState = PeerState.ALIVE
-    number: int = 0
-    endpoint: str | None = None
-    channel: Channel | None = None
-    is_synced: bool = False
-    said_bye: bool = False
-    pending: dict[AgentId, AgentRow] = field(default_factory=dict)
-    is_sending: bool = False
-    pause_s: float = 0.0
-    redial: asyncio.TimerHandle | None = None
-
-
 class Mesh:
     """One node's side of it. `start`, then `expect` the fleet's machines; `close` ends it."""
 
     def __init__(self, places: Places, incarnation: Incarnation, ears: Ears, times: MeshTimes | None = None) -> None:
         self.endpoint: str | None = None
+        self.on_events: Callable[[str, str | None], None] = lambda *_: (
+            None
+        )  #: a machine's event relay is there, or gone
+        self._events: str | None = None
         self._places = places
         self._ears = ears
         self._times = times or MeshTimes()
         self._me = Identity(AgentId(MachineName(places.machine), NODE_NAME), incarnation)
         self._loop = asyncio.get_running_loop()
         self._inbox: Inbox | None = None
-        self._peers: dict[str, _Peer] = {}
+        self._peers: dict[str, Peer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_closing = False
@@ -139,9 +106,10 @@ class Mesh:
     def expect(self, machines: set[str]) -> None:
         """The other machines of the fleet: silence of one of these is news. What is no longer expected is forgotten."""
         for machine in machines - self._peers.keys() - {self._places.machine}:
-            self._peers[machine] = _Peer(machine, heard_s=now_s())
+            self._peers[machine] = Peer(machine, heard_s=now_s())
         for machine in self._peers.keys() - machines:
             self._drop(self._peers.pop(machine))
+            self.on_events(machine, None)
         self.discover()
         self._watch()
 
@@ -161,6 +129,13 @@ class Mesh:
             if peer.is_synced:
                 peer.pending.update((row.id, row) for row in rows)
                 self._send_soon(peer)
+
+    def tell_events(self, endpoint: str) -> None:
+        """This machine's event relay is there; who connects later hears of it in `mesh.hello`."""
+        self._events = endpoint
+        for peer in self._peers.values():
+            if peer.channel is not None:
+                self._spawn(self._tell_events(peer), f"mesh:events {peer.machine}")
 
     async def memory(self) -> dict[str, float]:
         """PSS of the other machines' agents, as far as they answer within the time of a call."""
@@ -220,12 +195,15 @@ class Mesh:
         machine = str(said["machine"])
         peer = self._peers.get(machine)
         if peer is None:
-            peer = self._peers[machine] = _Peer(machine, heard_s=now_s())
+            peer = self._peers[machine] = Peer(machine, heard_s=now_s())
         peer.number = int(said.get("number", peer.number))
         peer.said_bye = False
         match method:
             case "mesh.hello":
                 self._call_back(peer, str(said["endpoint"]))
+                self.on_events(machine, _endpoint(said.get("events")))
+            case "mesh.events":
+                self.on_events(machine, _endpoint(said["endpoint"]))
             case "mesh.sync":
                 self._ears.on_sync(machine, _rows(said))
             case "mesh.rows":
@@ -233,11 +211,12 @@ class Mesh:
             case "mesh.bye":
                 self._ears.on_rows(_rows(said))
                 peer.said_bye = True
+                self.on_events(machine, None)
             case _:
                 raise UnknownMethod(f"no method {method!r} between nodes")
         self._heard(peer)
 
-    def _call_back(self, peer: _Peer, endpoint: str) -> None:
+    def _call_back(self, peer: Peer, endpoint: str) -> None:
         if peer.endpoint != endpoint and peer.channel is not None:
             self._drop(peer)  # it was started anew
         peer.endpoint = endpoint
@@ -248,12 +227,12 @@ class Mesh:
     # -- channels to others
 
     def _learn(self, info: NodeInfo) -> None:
-        peer = self._peers.setdefault(info.machine, _Peer(info.machine, heard_s=now_s()))
+        peer = self._peers.setdefault(info.machine, Peer(info.machine, heard_s=now_s()))
         if peer.channel is None:
             peer.endpoint = info.mesh
             self._dial(peer)
 
-    def _dial(self, peer: _Peer) -> None:
+    def _dial(self, peer: Peer) -> None:
         if peer.redial is not None:
             peer.redial.cancel()
             peer.redial = None
@@ -262,10 +241,10 @@ class Mesh:
         peer.channel = Channel(f"node {peer.machine}", peer.endpoint, self._me, on_end=partial(self._on_end, peer))
         self._spawn(self._introduce(peer, peer.channel), f"mesh:introduce {peer.machine}")
 
-    async def _introduce(self, peer: _Peer, channel: Channel) -> None:
+    async def _introduce(self, peer: Peer, channel: Channel) -> None:
         """Everything that we have, once; what changes meanwhile goes after it."""
         try:
-            await self._ask(peer, "mesh.hello", {"endpoint": self.endpoint})
+            await self._ask(peer, "mesh.hello", {"endpoint": self.endpoint, "events": self._events})
             rows = [row.to_wire() for row in self._ears.own_rows()]
             peer.pending.clear()
             peer.is_synced = True
@@ -280,7 +259,13 @@ class Mesh:
         self._heard(peer)
         self._send_soon(peer)
 
-    def _on_end(self, peer: _Peer, channel: Channel) -> None:
+    async def _tell_events(self, peer: Peer) -> None:
+        try:
+            await self._ask(peer, "mesh.events", {"endpoint": self._events})
+        except CallError as error:  # the connection went: `mesh.hello` on the next one tells it
+            log.debug("mesh.events_not_told", machine=peer.machine, error=str(error))
+
+    def _on_end(self, peer: Peer, channel: Channel) -> None:
         """The connection went; the node may have, too. Tried again for as long as it is expected."""
         if channel is not peer.channel:
             return
@@ -294,7 +279,7 @@ class Mesh:
         peer.pause_s = min(max(peer.pause_s * 2, first_s), last_s)
         peer.redial = self._loop.call_later(peer.pause_s, self._redial, peer)
 
-    def _redial(self, peer: _Peer) -> None:
+    def _redial(self, peer: Peer) -> None:
         peer.redial = None
         info = NodeInfo.read(self._places.run.parent / peer.machine / "node.json")
         if info is not None and info.mesh:
@@ -303,7 +288,7 @@ class Mesh:
         elif not peer.said_bye:
             peer.redial = self._loop.call_later(self._times.redial_s[1], self._redial, peer)
 
-    def _drop(self, peer: _Peer) -> None:
+    def _drop(self, peer: Peer) -> None:
         channel, peer.channel = peer.channel, None
         peer.is_synced = False
         if peer.redial is not None:
@@ -312,13 +297,13 @@ class Mesh:
         if channel is not None:
             channel.close()
 
-    def _send_soon(self, peer: _Peer) -> None:
+    def _send_soon(self, peer: Peer) -> None:
         """One call at a time per peer: what changes while it is on its way goes with the next."""
         if peer.pending and not peer.is_sending and peer.is_synced:
             peer.is_sending = True
             self._spawn(self._send_pending(peer), f"mesh:rows {peer.machine}")
 
-    async def _send_pending(self, peer: _Peer) -> None:
+    async def _send_pending(self, peer: Peer) -> None:
         try:
             while peer.pending and peer.is_synced:
                 rows, peer.pending = peer.pending, {}
@@ -331,7 +316,7 @@ class Mesh:
         finally:
             peer.is_sending = False
 
-    async def _ask(self, peer: _Peer, method: str, said: Mapping[str, Any]) -> Any:
+    async def _ask(self, peer: Peer, method: str, said: Mapping[str, Any]) -> Any:
         if peer.channel is None:
             raise CallError(f"no connection to the node of {peer.machine}")
         body = values.pack({"machine": self._places.machine, "number": self._ears.own_number(), **said})
@@ -340,15 +325,15 @@ class Mesh:
 
     # -- who is there
 
-    def _heard(self, peer: _Peer) -> None:
+    def _heard(self, peer: Peer) -> None:
         peer.heard_s = now_s()
         self._to(peer, PeerState.ALIVE)
 
-    def _suspect(self, peer: _Peer) -> None:
+    def _suspect(self, peer: Peer) -> None:
         if peer.state is PeerState.ALIVE:
             self._to(peer, PeerState.SUSPECT)
 
-    def _to(self, peer: _Peer, state: PeerState) -> None:
+    def _to(self, peer: Peer, state: PeerState) -> None:
         if peer.state is not state:
             log.info("mesh.peer", machine=peer.machine, state=state.value, was=peer.state.value)
             peer.state = state
@@ -394,3 +379,12 @@ class Mesh:
 
 def _rows(said: Mapping[str, Any]) -> list[AgentRow]:
     return [AgentRow.from_wire(row) for row in said["rows"]]
+
+
+def _endpoint(said: object) -> str | None:
+    """An address that may be connected to; ValueError when it is none."""
+    if said is None:
+        return None
+    if not isinstance(said, str) or not said.startswith("tcp://") or len(said) > 300:
+        raise ValueError(f"{str(said)[:100]!r} is no tcp:// address")
+    return said

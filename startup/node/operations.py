@@ -11,6 +11,7 @@ from agentkit.errors import BadRequest
 from agentkit.names import AgentId, Incarnation, matching
 from startup.errors import Refused
 from startup.node.control_server import Conversation, Telling
+from startup.node.events import NodeEvents
 from startup.node.feeds import Feeds
 from startup.node.hands import Hands
 from startup.node.mesh import Mesh
@@ -62,6 +63,7 @@ class Operations:
         feeds: Feeds,
         revisions: Revisions,
         mesh: Mesh,
+        events: NodeEvents,
     ) -> None:
         self._owner = owner
         self._turns = turns
@@ -83,6 +85,8 @@ class Operations:
             "stop_node": self._stop_node,
             "revision": self._revision,
             "lend": self._lend,
+            "events": events.ensure,
+            "events_seen": lambda _: events.seen(self._core.processes.__contains__),
         }
 
     def handle(self, conversation: Conversation, id: int, operation: str, arguments: Mapping[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ class Senses:
         self._hands = hands
         self._zygote = zygote
         self._unclaimed: deque[Notification] = deque()
+        self.on_events: Callable[[AgentId, str], None] = lambda *_: None  #: an agent tells of its events
         hands.on_known = self._claim
 
     def hear(self, said: Notification) -> None:
@@ -51,6 +52,8 @@ class Senses:
         elif said.fields == {"WATCHDOG": "1"}:
             if self._core.fed(running.id, running.incarnation, self._turns.now_s()):
                 self._turns.soon()
+        elif said.fields.keys() == {"X_AGENTKIT_EVENTS"}:
+            self.on_events(running.id, said.fields["X_AGENTKIT_EVENTS"])
         else:
             self._take(running, said)
 

@@ -15,7 +15,8 @@ import pytest
 from agentkit.directory.locate import NodeInfo
 from agentkit.names import Incarnation
 from agentkit.transport.context import close_context
-from startup.node.mesh import Mesh, MeshTimes
+from startup.node.mesh import Mesh
+from startup.node.mesh_peer import MeshTimes
 from startup.node.paths import Places
 from startup.plan.phase import Health, Phase
 from startup.plan.row import AgentRow
