@@ -16,8 +16,8 @@ def _large_frame_sent() -> None:
 
 
 @pytest.fixture
-def nursery() -> Iterator[Nursery]:
+def nursery(request: pytest.FixtureRequest) -> Iterator[Nursery]:
     """Forks real agents on one listener; ends those that are left."""
-    started = Nursery()
+    started = Nursery(measured=request.node.get_closest_marker("soak") is None)  # those fork hundreds
     yield started
     started.close()

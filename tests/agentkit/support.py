@@ -26,6 +26,7 @@ from agentkit.transport.peer import Identity, Inbound
 from agentkit.transport.reader import Reader
 from agentkit.wire import codec, values
 from agentkit.wire import envelope as ak
+from tests.measured import unmeasured
 
 PATIENCE_S = 20.0
 ROOT = Path(__file__).parents[2]
@@ -174,7 +175,7 @@ class Told:
 class Nursery:
     """Real agents (tests.agentkit.worker.Worker) that share one listener."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, measured: bool = True) -> None:
         self.listener = Listener()
         self._folder = tempfile.TemporaryDirectory(prefix="agentkit-")
         self.folder = Path(self._folder.name)
@@ -186,6 +187,7 @@ class Nursery:
             [sys.executable, "-m", "tests.agentkit.nursery", str(fd)],
             cwd=ROOT, pass_fds=(fd,), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             stderr=open(self.folder / "log", "w"),  # noqa: SIM115 - the process keeps it
+            env=os.environ if measured else unmeasured(os.environ),
         )  # fmt: skip
 
     def _ask(self, command: str) -> int:

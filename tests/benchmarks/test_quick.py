@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.benchmarks.conftest import BENCHMARKS
+from tests.measured import unmeasured
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -15,7 +16,7 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 def run(script: str, *arguments: str) -> dict[str, list[dict[str, object]]]:
     """Title of each table -> its rows."""
     command = [sys.executable, BENCHMARKS / script, "--quick", "--json", *arguments]
-    env = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
+    env = unmeasured(os.environ) | {"PYTHONPATH": str(BENCHMARKS.parent)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return {table["title"]: table["rows"] for table in json.loads(done.stdout)["tables"]}

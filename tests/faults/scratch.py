@@ -32,6 +32,8 @@ Rows = Mapping[str, AgentRow]
 class Scratch(Launched):
     """`Launched` with eyes and hands of its own. Agents are named by `name`, or `machine/name` with several machines."""
 
+    measured: bool = False
+
     def python(self, name: str, source: str) -> Path:
         """A file of Python in the project."""
         path = self.folder / name

@@ -189,7 +189,7 @@ class Tally:
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["a new caller for each call", "one caller"])
 async def test_calls_in_the_instant_of_an_exit_are_not_lost(nursery: Nursery, kind: str, times: int) -> None:
-    """SIGTERM within 1.5 ms of the call, a successor on the same listener; 300 exits, the same jitter every time."""
+    """SIGTERM within 1.5 ms of the call, a successor on the same listener; 150 exits, the same jitter every time."""
     rng = random.Random(7)
     tally = Tally()
     incarnation = 1
@@ -197,7 +197,7 @@ async def test_calls_in_the_instant_of_an_exit_are_not_lost(nursery: Nursery, ki
     await nursery.ready(incarnation)
     shared = Caller(identity("caller"), StaticDirectory({"Worker": nursery.endpoint}, here="test"))
     try:
-        for _ in range(300 * times):
+        for _ in range(150 * times):
             incarnation += 1
             successor = nursery.fork(incarnation)
             await nursery.ready(incarnation)

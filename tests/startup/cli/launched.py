@@ -21,6 +21,7 @@ from typing import Any
 from agentkit.directory.locate import node_files
 from startup.cli import orphans
 from startup.node.paths import Places
+from tests.measured import unmeasured
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 #: No command of a test takes longer, in seconds.
@@ -89,6 +90,7 @@ class Launched:
     machines: Sequence[str] = ("m",)
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ak")))
     more_environment: dict[str, str] = field(default_factory=dict)
+    measured: bool = True  #: by coverage, when the tests are
     _begun: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __enter__(self) -> Launched:
@@ -136,7 +138,8 @@ class Launched:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("AGENTKIT_")}
+        given = os.environ if self.measured else unmeasured(os.environ)
+        kept = {key: value for key, value in given.items() if not key.startswith("AGENTKIT_")}
         return kept | {
             "AGENTKIT_RUN_DIR": str(self.run_root),
             "AGENTKIT_STATE_DIR": str(self.folder / "state"),
