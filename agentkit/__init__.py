@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from agentkit.events.registry import Event as Event
     from agentkit.names import AgentId as AgentId
     from agentkit.resilience.deadline import Deadline as Deadline
+    from agentkit.resilience.policy import CallPolicy as CallPolicy
     from agentkit.settings import AgentConfig as AgentConfig
 
 #: Public name -> where it lives. Imported on first use: a program that needs only names and errors (the command line, which must
@@ -109,6 +110,7 @@ _HOMES: Final = {
     # events
     "Delivery": "agentkit.events.delivery",
     "Event": "agentkit.events.registry",
+    "CallPolicy": "agentkit.resilience.policy",
     # calls from scripts
     "BlockingClient": "agentkit.client",
     "Client": "agentkit.client",

@@ -14,11 +14,12 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, Unpack
 
 from agentkit.agent.blocking import BlockingCaller, BlockingPeerProxy
 from agentkit.agent.builtin import DESCRIBE
 from agentkit.agent.caller import Caller, PeerProxy
+from agentkit.agent.course import CallOptions
 from agentkit.agent.event_client import ClientEvents, EventStream
 from agentkit.clock import now_s
 from agentkit.directory.base import AgentRecord, Directory, unambiguous
@@ -69,14 +70,14 @@ class Client:
         await self._directory.close()
 
     async def call(
-        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None
+        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
     ) -> Any:
         """Call `method` of the agent that `target` names; see agent.caller.Caller.call."""
-        return await self._calls.call(target, method, arguments, timeout=timeout)
+        return await self._calls.call(target, method, arguments, **options)
 
-    def peer(self, target: str, *, timeout: float | None = None) -> PeerProxy:
+    def peer(self, target: str, **options: Unpack[CallOptions]) -> PeerProxy:
         """Its methods as methods: `await client.peer("X").method(...)`."""
-        return self._calls.peer(target, timeout=timeout)
+        return self._calls.peer(target, **options)
 
     async def publish(self, topic: str, event: object) -> None:
         """Tell whoever subscribed to `topic`; see BaseAgent.publish. With `peers`: within this process."""
@@ -142,14 +143,14 @@ class BlockingClient:
         self._caller.close()
 
     def call(
-        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None
+        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
     ) -> Any:
         """Call `method` of the agent that `target` names; see agent.caller.Caller.call."""
-        return self._caller.call(target, method, arguments, timeout=timeout)
+        return self._caller.call(target, method, arguments, **options)
 
-    def peer(self, target: str, *, timeout: float | None = None) -> BlockingPeerProxy:
+    def peer(self, target: str, **options: Unpack[CallOptions]) -> BlockingPeerProxy:
         """Its methods as methods: `client.peer("X").method(...)`."""
-        return self._caller.peer(target, timeout=timeout)
+        return self._caller.peer(target, **options)
 
     def describe(self, target: str) -> dict[str, Any]:
         """What `target` is, and its methods with JSON Schemas."""

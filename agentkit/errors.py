@@ -46,6 +46,8 @@ class CallError(AgentkitError):
     code: ClassVar[str] = "internal"
     #: What `retry_safe` is unless the instance knows better.
     retry_safe_by_default: ClassVar[bool] = False
+    #: Told by the peer, not found out here: `unreachable` is then about somebody whom the peer's handler called.
+    from_peer: bool = False
 
     def __init__(
         self, message: str = "", *, retry_safe: bool | None = None, details: Mapping[str, Any] | None = None
@@ -112,7 +114,8 @@ class Overloaded(CallError):
 
     @property
     def retry_after_ms(self) -> int:
-        return int(self.details.get("retry_after_ms", 100))
+        told = self.details.get("retry_after_ms", 100)
+        return int(min(max(told, 0), 3_600_000)) if isinstance(told, int | float) and told == told else 100
 
 
 class Draining(CallError):
@@ -195,5 +198,7 @@ def from_wire(code: str, message: str, retry_safe: bool, details: Mapping[str, A
     """The exception for an ERROR message; a code from a newer peer becomes InternalError and keeps its name in the text."""
     cls = BY_CODE.get(code)
     if cls is None:
-        return InternalError(f"{code}: {message}", retry_safe=retry_safe, details=details)
-    return cls(message, retry_safe=retry_safe, details=details)
+        cls, message = InternalError, f"{code}: {message}"
+    error = cls(message, retry_safe=retry_safe, details=details)
+    error.from_peer = True
+    return error

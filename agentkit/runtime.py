@@ -15,6 +15,7 @@ from agentkit.agent.base import BaseAgent
 from agentkit.agent.blocking import BlockingCaller
 from agentkit.agent.builtin import BUILTIN_METHODS, handle_request_of
 from agentkit.agent.caller import Caller
+from agentkit.agent.callmetrics import observe_calls
 from agentkit.agent.courier import Courier
 from agentkit.agent.dispatch import Dispatcher
 from agentkit.agent.event_client import route_by
@@ -89,7 +90,8 @@ class AgentRuntime:
         self._http: http.HttpServer | None = None
         self._directory: Directory = directory or self._own_directory()
         self._courier = Courier(agent._error_bus, settings.sender, None)
-        self.caller = Caller(self._me, self._directory)
+        policy, policies = agent.call_policy, agent.call_policies
+        self.caller = Caller(self._me, self._directory, policy=policy, policies=policies)
         self.events = AgentEvents(
             agent,
             str(settings.id),
@@ -103,6 +105,8 @@ class AgentRuntime:
             self._lookup_from_thread,
             refuse=self._refuse_on_loop,
             publish=self.events.publish_from_thread,
+            policy=policy,
+            policies=policies,
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
@@ -351,6 +355,9 @@ class AgentRuntime:
         dispatcher.on_failed = self.reports.handler_failed
         gauges.show(book, dispatcher, self._lag, lambda: self._inbox, lambda: self._safety_hits)
         self.reports.show(book)
+        observe_calls(book, self.caller.board, self.blocking_caller.board)
+        for board in (self.caller.board, self.blocking_caller.board):
+            board.on_open = self.reports.breaker_opened
         for name, (help, read) in self.events.counters().items():
             book.counter(name, help, read)
 

@@ -7,13 +7,14 @@ import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol, Unpack
 
 from pydantic import ValidationError
 
 from agentkit.agent.blocking import BlockingCaller
 from agentkit.agent.caller import Caller, PeerProxy
 from agentkit.agent.context import serving
+from agentkit.agent.course import CallOptions
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.handlers import Method, methods_of
 from agentkit.errorbus import ErrorBus
@@ -21,6 +22,7 @@ from agentkit.errors import AgentkitError, ConfigError
 from agentkit.observe.log import Logger, get_logger
 from agentkit.observe.reports import Severity
 from agentkit.resilience.deadline import Deadline
+from agentkit.resilience.policy import USUAL_CALLS, CallPolicy
 from agentkit.settings import AgentConfig, AgentSettings
 
 
@@ -59,6 +61,10 @@ class BaseAgent:
 
     #: The agent's own settings: a subclass of AgentConfig inside the agent. Validated before the fleet starts.
     Config: ClassVar[type[AgentConfig]] = AgentConfig
+
+    #: How it calls others, and how it calls some of them: {"Name": CallPolicy(...), "Name.method": CallPolicy(...)}.
+    call_policy: ClassVar[CallPolicy] = USUAL_CALLS
+    call_policies: ClassVar[Mapping[str, CallPolicy]] = {}
 
     #: `@rpc` methods by name; filled in for every subclass.
     methods: ClassVar[Mapping[str, Method]] = {}
@@ -126,18 +132,20 @@ class BaseAgent:
         return call.deadline if call is not None else None
 
     async def call(
-        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None
+        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
     ) -> Any:
         """Call another agent and return its plain result; see Caller.call. From any thread that has an event loop."""
         wired = self._wired
         if asyncio.get_running_loop() is wired.loop:
-            return await wired.caller.call(target, method, arguments, timeout=timeout)
-        call = wired.caller.call(target, method, arguments, timeout=timeout)
+            return await wired.caller.call(target, method, arguments, **options)
+        call = wired.caller.call(target, method, arguments, **options)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, wired.loop))
 
-    def peer(self, target: str, *, timeout: float | None = None) -> PeerProxy:
-        """Another agent's methods as methods: `await self.peer("Summarizer").summarize(text=...)`. On the event loop."""
-        return self._wired.caller.peer(target, timeout=timeout)
+    def peer(self, target: str, **options: Unpack[CallOptions]) -> PeerProxy:
+        """Another agent's methods as methods: `await self.peer("Summarizer").summarize(text=...)`. On the event loop.
+
+        `options`: those of `call`, for each of its calls."""
+        return self._wired.caller.peer(target, **options)
 
     async def publish(self, topic: str, event: object) -> None:
         """Tell whoever subscribed to `topic`: an instance of the class of events that has it, or a map of its fields.

@@ -3,20 +3,22 @@ no event loop takes part, which makes one call after another about as fast as ra
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
-from agentkit.agent.caller import MOVE_PAUSE_S, endpoint_for
+from agentkit.agent.caller import endpoint_for
 from agentkit.agent.context import serving
-from agentkit.directory.balance import choose
+from agentkit.agent.course import Board, CallOptions, Course, Route
+from agentkit.clock import now_s
 from agentkit.directory.base import AgentRecord
-from agentkit.errors import BadRequest, CallCancelled, DeadlineExceeded, Draining
+from agentkit.errors import BadRequest, CallCancelled, CallError
 from agentkit.names import AgentId, Incarnation
-from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, Deadline
+from agentkit.resilience.deadline import Deadline
+from agentkit.resilience.policy import USUAL_CALLS, Balance, CallPolicy
 from agentkit.transport.blocking import BlockingChannel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
@@ -38,6 +40,8 @@ class BlockingCaller:
         *,
         refuse: Callable[[], None] = lambda: None,
         publish: Callable[[str, object], None] | None = None,
+        policy: CallPolicy = USUAL_CALLS,
+        policies: Mapping[str, CallPolicy] | None = None,
     ) -> None:
         """`refuse` raises where a blocking call would be a mistake (on an event loop); `publish`: what takes events."""
         self.me = me
@@ -49,46 +53,59 @@ class BlockingCaller:
         # Weak, so that a thread that ends takes its channels along: authors start many short-lived ones
         self._all: weakref.WeakSet[BlockingChannel] = weakref.WeakSet()
         self._is_closed = False
-        self._turn = 0
+        self._under_way: Counter[AgentId] = Counter()
+        self.board = Board(self._under_way.__getitem__, policy, policies)  #: under the lock
+        self._routes: dict[str, Route] = {}
 
     def call(
-        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None
+        self,
+        target: str,
+        method: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        attempts: int | None = None,
+        balance: Balance | None = None,
+        key: object = None,
     ) -> Any:
         """Like `Caller.call`, and blocks until the answer is there."""
         self._refuse()
+        if arguments is None:
+            arguments = _NOTHING
         try:
-            body, attachments = ContentPacker().pack(arguments or _NOTHING)
+            body, attachments = ContentPacker().pack(arguments)
         except values.Unsendable as exc:
             raise BadRequest(f"{target}.{method}: {exc}") from exc
-        deadline = Deadline.after(DEFAULT_TIMEOUT_S if timeout is None else timeout)
         outer = serving()
-        has_declared = timeout is not None
-        pause_s = MOVE_PAUSE_S[0]
-        shunned: Incarnation | None = None
+        outer_at_s = None if outer is None else outer.at_s
+        course = Course(
+            self.board, target, method, now_s(), timeout=timeout, outer_at_s=outer_at_s, attempts=attempts, balance=balance, key=key
+        )  # fmt: skip
         while True:
-            record = choose(target, self._lookup(target, deadline), lambda _: 0, self._turn)
-            self._turn += 1
-            if not has_declared and method in record.timeouts_s:
-                deadline, has_declared = (
-                    Deadline.after(record.timeouts_s[method]),
-                    True,
-                )  # once: moving must not prolong it
-            if outer is not None and outer.at_s < deadline.at_s:
-                deadline = outer.deadline
-            expected = Incarnation(0) if record.incarnation == shunned else record.incarnation
-            channel = self._channel(record, expected)
+            records = self._lookup(target, Deadline(course.at_s))
+            with self._lock:
+                record = course.choose(self._route(target, records), arguments, now_s())
+            channel: BlockingChannel | None = None
             try:
-                return channel.request(method, body, deadline, attachments=attachments)
-            except Draining as moved:
-                shunned = record.incarnation
-                if deadline.left_s() <= pause_s:
-                    raise DeadlineExceeded(
-                        f"{target}.{method}: {moved.message}, and time is up", retry_safe=True
-                    ) from moved
+                channel = self._channel(record, course.expected)
+                result = channel.request(method, body, Deadline(course.at_s), attachments=attachments)
+            except CallError as error:
+                with self._lock:
+                    pause_s = course.failed(error, now_s(), channel)
+                if pause_s is None:
+                    raise
+            except BaseException:
+                with self._lock:
+                    course.dropped()
+                raise
+            else:
+                with self._lock:
+                    course.answered()
+                return result
             finally:
-                self._release(channel)
-            time.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(pause_s * 2, MOVE_PAUSE_S[1])
+                if channel is not None:
+                    self._release(record.id, channel)
+            time.sleep(pause_s)
 
     def publish(self, topic: str, event: object) -> None:
         """Like `BaseAgent.publish`; returns when the event is on its way. DeadlineExceeded: the event loop is blocked."""
@@ -97,9 +114,9 @@ class BlockingCaller:
             raise BadRequest(f"{topic}: only agents publish from threads; scripts do by `Client.publish`")
         self._publish(topic, event)
 
-    def peer(self, target: str, *, timeout: float | None = None) -> BlockingPeerProxy:
-        """`target`'s methods as methods: `caller.peer("TaskManager").create(title="x")`."""
-        return BlockingPeerProxy(self, target, timeout)
+    def peer(self, target: str, **options: Unpack[CallOptions]) -> BlockingPeerProxy:
+        """`target`'s methods as methods: `caller.peer("TaskManager").create(title="x")`. `options`: those of `call`."""
+        return BlockingPeerProxy(self, target, options)
 
     def close(self) -> None:
         """Say BYE on every channel of every thread. A call that another thread is in goes on and closes its own; new ones end
@@ -109,6 +126,12 @@ class BlockingCaller:
             for channel in tuple(self._all):
                 if not channel.is_in_use:
                     channel.close()
+
+    def _route(self, target: str, records: tuple[AgentRecord, ...]) -> Route:
+        route = self._routes.get(target)
+        if route is None or route.records != records:  # mostly the same objects, which compares quickly
+            route = self._routes[target] = self.board.route(target, records)
+        return route
 
     def _channel(self, record: AgentRecord, expected: Incarnation) -> BlockingChannel:
         """This thread's channel, marked as being in use."""
@@ -124,11 +147,13 @@ class BlockingCaller:
                 channel = channels[record.id] = BlockingChannel(str(record.id), endpoint, self.me, expected=expected)
                 self._all.add(channel)
             channel.is_in_use = True
+            self._under_way[record.id] += 1
             return channel
 
-    def _release(self, channel: BlockingChannel) -> None:
+    def _release(self, id: AgentId, channel: BlockingChannel) -> None:
         with self._lock:
             channel.is_in_use = False
+            self._under_way[id] -= 1
             if self._is_closed:
                 channel.close()
 
@@ -136,13 +161,13 @@ class BlockingCaller:
 class BlockingPeerProxy:
     """One agent's methods, called by their names."""
 
-    def __init__(self, caller: BlockingCaller, target: str, timeout: float | None) -> None:
-        self._caller, self._target, self._timeout = caller, target, timeout
+    def __init__(self, caller: BlockingCaller, target: str, options: CallOptions) -> None:
+        self._caller, self._target, self._options = caller, target, options
 
     def __getattr__(self, method: str) -> Any:
         if method.startswith("_"):
             raise AttributeError(method)
-        return lambda **arguments: self._caller.call(self._target, method, arguments, timeout=self._timeout)
+        return lambda **arguments: self._caller.call(self._target, method, arguments, **self._options)
 
     def __repr__(self) -> str:
         return f"<peer {self._target}>"

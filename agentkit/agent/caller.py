@@ -1,84 +1,101 @@
-"""Calls to other agents: from a name to an answer. Finds the instance, keeps one channel per instance, moves calls that were
-certainly not run when their peer goes away."""
+"""Calls to other agents: from a name to an answer. Keeps one channel per instance; which instance, and whether once more, is
+course.py's."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Unpack
 
 from agentkit.agent.context import serving
-from agentkit.directory.balance import choose
+from agentkit.agent.course import Board, CallOptions, Course, Route
+from agentkit.clock import now_s
 from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord, Directory
-from agentkit.errors import BadRequest, CallCancelled, DeadlineExceeded, Draining, PeerLost, Unreachable
+from agentkit.errors import BadRequest, CallCancelled, CallError, PeerLost, Unreachable
 from agentkit.names import AgentId, Incarnation
-from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, Deadline
+from agentkit.resilience.deadline import Deadline
+from agentkit.resilience.policy import USUAL_CALLS, Balance, CallPolicy
 from agentkit.transport.channel import Channel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
 from agentkit.wire.attachments import ContentPacker
 
-#: Pause before a call is moved to another channel, in seconds: first, and at most. Doubled with each move, jittered.
-MOVE_PAUSE_S: Final = (0.001, 0.05)
-
 
 class Caller:
     """Belongs to the running loop; who makes it closes it."""
 
-    def __init__(self, me: Identity, directory: Directory) -> None:
+    def __init__(
+        self,
+        me: Identity,
+        directory: Directory,
+        *,
+        policy: CallPolicy = USUAL_CALLS,
+        policies: Mapping[str, CallPolicy] | None = None,
+    ) -> None:
         self.me = me
         self.directory = directory
+        self.board = Board(self._in_flight, policy, policies)
         self._pack = ContentPacker().pack
         self._channels: dict[AgentId, Channel] = {}
-        self._routes: dict[str, tuple[AgentRecord, ...]] = {}
+        self._routes: dict[str, Route] = {}
         self._routes_version = -1
-        self._turn = 0
         self._is_closed = False
 
     async def call(
-        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None
+        self,
+        target: str,
+        method: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        attempts: int | None = None,
+        balance: Balance | None = None,
+        key: object = None,
     ) -> Any:
         """Call `method` of the agent that `target` names and return its plain result.
 
         Ends within `timeout` seconds (default: what the method declares, else 5 s; inside a handler never later than the
-        handler's own deadline). Raises a CallError; its `retry_safe` says whether trying again can run it twice."""
+        handler's own deadline). `attempts`: tries at most, where another can do no harm (default: the policy's, 3). `balance`: which
+        of several instances (default: what the method declares, else the policy's); `key`: calls with the same one go to the
+        same instance. Raises a CallError; its `retry_safe` says whether trying again can run it twice."""
+        if arguments is None:
+            arguments = {}
         try:
-            body, attachments = self._pack(arguments or {})
+            body, attachments = self._pack(arguments)
         except values.Unsendable as exc:
             raise BadRequest(f"{target}.{method}: {exc}") from exc
-        deadline = _deadline(timeout)
-        has_declared = timeout is not None
-        pause_s = MOVE_PAUSE_S[0]
-        shunned: Incarnation | None = None
+        outer = serving()
+        outer_at_s = None if outer is None else outer.at_s
+        course = Course(
+            self.board, target, method, now_s(), timeout=timeout, outer_at_s=outer_at_s, attempts=attempts, balance=balance, key=key
+        )  # fmt: skip
         while True:
-            records = await self._find(target, deadline)
-            record = choose(target, records, self._in_flight, self._turn)
-            self._turn += 1
-            if not has_declared and method in record.timeouts_s:
-                deadline, has_declared = _deadline(record.timeouts_s[method]), True  # once: moving must not prolong it
-            # The directory may lag behind a restart: whoever sent us away is not asked for by number again
-            expected = Incarnation(0) if record.incarnation == shunned else record.incarnation
-            channel = self._channel(record, expected)
-            id, future = channel.request(method, body, deadline.at_s, {}, attachments=attachments)
+            route = self._routes.get(target) if self._routes_version == self.directory.version else None
+            if route is None:
+                route = await self._find(target, Deadline(course.at_s))
+            record = course.choose(route, arguments, now_s())
+            channel: Channel | None = None
             try:
-                return await future
-            except asyncio.CancelledError:
-                channel.cancel(id)
-                raise
-            except Draining as moved:
-                shunned = record.incarnation
-                if deadline.left_s() <= pause_s:
-                    raise DeadlineExceeded(
-                        f"{target}.{method}: {moved.message}, and time is up", retry_safe=True
-                    ) from moved
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(pause_s * 2, MOVE_PAUSE_S[1])
+                channel = self._channel(record, course.expected)
+                id, future = channel.request(method, body, course.at_s, {}, attachments=attachments)
+                try:
+                    result = await future
+                except asyncio.CancelledError:
+                    channel.cancel(id)
+                    course.dropped()
+                    raise
+                course.answered()
+                return result
+            except CallError as error:
+                pause_s = course.failed(error, now_s(), channel)
+                if pause_s is None:
+                    raise
+            await asyncio.sleep(pause_s)
 
-    def peer(self, target: str, *, timeout: float | None = None) -> PeerProxy:
-        """`target`'s methods as methods: `await caller.peer("TaskManager").create(title="x")`."""
-        return PeerProxy(self, target, timeout)
+    def peer(self, target: str, **options: Unpack[CallOptions]) -> PeerProxy:
+        """`target`'s methods as methods: `await caller.peer("TaskManager").create(title="x")`. `options`: those of `call`."""
+        return PeerProxy(self, target, options)
 
     def on_records(self, _name: str, records: tuple[AgentRecord, ...]) -> None:
         """The directory's word: a life that another has replaced answers no more, whatever its connection looks like."""
@@ -93,17 +110,16 @@ class Caller:
         for channel in tuple(self._channels.values()):
             channel.close()
 
-    async def _find(self, target: str, deadline: Deadline) -> tuple[AgentRecord, ...]:
+    async def _find(self, target: str, deadline: Deadline) -> Route:
         if self._routes_version != self.directory.version:
             self._routes.clear()
             self._routes_version = self.directory.version
-        records = self._routes.get(target)
-        if records is None:
-            async with deadline.scope(f"looking up {target}"):
-                records = await self.directory.lookup(target)
-            if self._routes_version == self.directory.version:
-                self._routes[target] = records
-        return records
+        async with deadline.scope(f"looking up {target}"):
+            records = await self.directory.lookup(target)
+        route = self.board.route(target, records)
+        if self._routes_version == self.directory.version:
+            self._routes[target] = route
+        return route
 
     def _channel(self, record: AgentRecord, expected: Incarnation) -> Channel:
         channel = self._channels.get(record.id)
@@ -130,15 +146,15 @@ class Caller:
 class PeerProxy:
     """One agent's methods, called by their names. What an attribute is called is sent as it stands."""
 
-    def __init__(self, caller: Caller, target: str, timeout: float | None) -> None:
-        self._caller, self._target, self._timeout = caller, target, timeout
+    def __init__(self, caller: Caller, target: str, options: CallOptions) -> None:
+        self._caller, self._target, self._options = caller, target, options
 
     def __getattr__(self, method: str) -> Any:
         if method.startswith("_"):
             raise AttributeError(method)
 
         async def call(**arguments: Any) -> Any:
-            return await self._caller.call(self._target, method, arguments, timeout=self._timeout)
+            return await self._caller.call(self._target, method, arguments, **self._options)
 
         return call
 
@@ -154,10 +170,3 @@ def endpoint_for(record: AgentRecord, my_machine: str) -> str:
         if name in record.endpoints:
             return record.endpoints[name]
     raise Unreachable(f"{record.id} has no inbox: it is {record.phase}")
-
-
-def _deadline(timeout: float | None) -> Deadline:
-    """`timeout` from now, within the deadline of the handler that calls."""
-    deadline = Deadline.after(DEFAULT_TIMEOUT_S if timeout is None else timeout)
-    outer = serving()
-    return outer.deadline if outer is not None and outer.at_s < deadline.at_s else deadline

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from agentkit.errors import BadRequest, ConfigError
 from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S
+from agentkit.resilience.policy import Balance, checked_balance
 from agentkit.units import seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,6 +31,8 @@ class Rpc:
     timeout_s: float = DEFAULT_TIMEOUT_S
     idempotent: bool = False
     concurrency: int | None = None
+    balance: Balance | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,14 @@ class HealthCheck:
 @overload
 def rpc(function: F, /) -> F: ...
 @overload
-def rpc(*, timeout: str | float = ..., idempotent: bool = ..., concurrency: int | None = ...) -> Callable[[F], F]: ...
+def rpc(
+    *,
+    timeout: str | float = ...,
+    idempotent: bool = ...,
+    concurrency: int | None = ...,
+    balance: Balance | None = ...,
+    key: str = ...,
+) -> Callable[[F], F]: ...
 def rpc(
     function: Any = None,
     /,
@@ -58,20 +68,35 @@ def rpc(
     timeout: str | float = DEFAULT_TIMEOUT_S,
     idempotent: bool = False,
     concurrency: int | None = None,
+    balance: Balance | None = None,
+    key: str = "",
 ) -> Any:
     """Make a method callable by other agents.
 
     An `async def` runs on the event loop and must not block it; a plain `def` runs on a worker thread and may block.
     `timeout`: the deadline of calls whose caller names none ("30s", or seconds). `idempotent`: running it twice does no
     harm, so a call whose fate is unknown may be repeated. `concurrency`: how many may run at once (1 serialises);
-    without it the agent's own limit counts.
+    without it the agent's own limit counts. `balance`: which of several replicas callers choose (docs/calls.md);
+    `key`: the name of an argument: calls with the same value of it go to the same replica.
 
     An exception reaches the caller as HandlerError (a CallError such as NotFound as itself) and leaves the agent serving."""
     if concurrency is not None and concurrency < 1:
         raise ConfigError(
             at="@rpc(concurrency=)", got=concurrency, want="1 or more", fix="leave it out for no limit of its own"
         )
-    options = Rpc(timeout_s=seconds(timeout, at="@rpc(timeout=)"), idempotent=idempotent, concurrency=concurrency)
+    if balance is not None:
+        checked_balance(balance, at="@rpc(balance=)")
+    if (balance == "hash") != bool(key):
+        raise ConfigError(
+            at="@rpc(balance=, key=)", got=(balance, key), want='balance="hash" and key="ARGUMENT", or neither of them'
+        )
+    options = Rpc(
+        timeout_s=seconds(timeout, at="@rpc(timeout=)"),
+        idempotent=idempotent,
+        concurrency=concurrency,
+        balance=balance,
+        key=key,
+    )
     return mark(options)(function) if function is not None else mark(options)
 
 
@@ -143,6 +168,12 @@ class Method:
                 fix="return a list",
             )
         self.names = frozenset(p.name for p in self.parameters)
+        if options.key and options.key not in self.names:
+            raise ConfigError(
+                at=f"@rpc(key=) of {function.__qualname__}",
+                got=options.key,
+                want=f"one of its arguments: {', '.join(sorted(self.names)) or 'it has none'}",
+            )
 
     @cached_property
     def hints(self) -> Mapping[str, Any]:
@@ -216,6 +247,12 @@ class Method:
             "concurrency": self.options.concurrency,
         }
 
+    def traits(self) -> dict[str, Any]:
+        """What callers are told through the directory, beside the deadline; nothing for a method like most."""
+        options = self.options
+        told = {"idempotent": options.idempotent, "balance": options.balance, "key": options.key}
+        return {name: value for name, value in told.items() if value}
+
 
 def _adapter(hint: Any) -> TypeAdapter[Any]:
     """Arrays and other types that pydantic does not know are checked by isinstance."""
@@ -238,6 +275,11 @@ def _schema(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def methods_of(cls: type) -> dict[str, Method]:
     """The `@rpc` methods of a class, its bases' included."""
     return {name: Method(name, function, options) for name, function, options in marked(cls, Rpc)}
+
+
+def traits_of(methods: Mapping[str, Method]) -> dict[str, dict[str, Any]]:
+    """AgentRecord.traits of an agent with these methods."""
+    return {name: traits for name, method in methods.items() if (traits := method.traits())}
 
 
 def marked(cls: type, kind: type[Any]) -> list[tuple[str, Callable[..., Any], Any]]:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
-from agentkit.agent.handlers import Method
+from agentkit.agent.handlers import Method, traits_of
 from agentkit.health.checks import Verdict
 from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S
 from agentkit.settings import AgentSettings
@@ -45,6 +45,7 @@ class Teller:
             "X_AGENTKIT_ID": self._settings.id,
             "X_AGENTKIT_INCARNATION": self._settings.incarnation,
             "X_AGENTKIT_TIMEOUTS": json.dumps(timeouts),
+            "X_AGENTKIT_TRAITS": json.dumps(traits_of(methods)),
             **_health(verdict),
             "READY": 1,
         }

@@ -29,6 +29,9 @@ class AgentRecord:
     timeouts_s: Mapping[str, float] = field(
         default_factory=dict
     )  #: methods whose default deadline is not the usual one
+    #: what else callers should know of methods: method -> {"idempotent": True, "balance": "hash", "key": "user_id"}
+    traits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    health: str = "ok"  #: ok | degraded (gets less) | failing (gets calls only where there is nobody better)
     health_url: str | None = None
 
     def to_wire(self) -> dict[str, Any]:
@@ -38,7 +41,9 @@ class AgentRecord:
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> AgentRecord:
-        return cls(**{**data, "id": AgentId.parse(data["id"])})
+        """Fields that only a newer node tells are left out; those that an older one does not tell have their defaults."""
+        known = {name: value for name, value in data.items() if name in _FIELDS}
+        return cls(**{**known, "id": AgentId.parse(data["id"])})
 
 
 _FIELDS: Final = tuple(found.name for found in fields(AgentRecord))

@@ -56,7 +56,7 @@ class AgentMetrics(Collector):
         self._methods = {method: _Method() for method in methods}
         self._unknown = _Method()
         self._reads: list[tuple[Kind, str, str, Callable[[], float]]] = []
-        self._labelled: list[tuple[str, str, str, Callable[[], Mapping[str, float]]]] = []
+        self._labelled: list[tuple[Kind, str, str, str, Callable[[], Mapping[str, float]]]] = []
         self.counter("agent_log_lines_dropped_total", "Log lines that could not be written", log.dropped_lines)
 
     def finished(self, method: str, seconds: float, outcome: str) -> None:
@@ -82,7 +82,11 @@ class AgentMetrics(Collector):
 
     def counters(self, name: str, help: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
         """Like `counter` for several: `read` returns the numbers by the values of `label`."""
-        self._labelled.append((name, help, label, read))
+        self._labelled.append(("counter", name, help, label, read))
+
+    def gauges(self, name: str, help: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """Like `gauge` for several: `read` returns the numbers by the values of `label`."""
+        self._labelled.append(("gauge", name, help, label, read))
 
     def render(self) -> bytes:
         """The text exposition of everything, process metrics included."""
@@ -105,11 +109,12 @@ class AgentMetrics(Collector):
                 family = GaugeMetricFamily(name, help_, labels=("agent",))
             family.add_metric(labels, value)
             yield family
-        for name, help_, label, read_all in self._labelled:
-            family = CounterMetricFamily(name, help_, labels=("agent", label))
+        for kind, name, help_, label, read_all in self._labelled:
+            make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+            shown = make(name, help_, labels=("agent", label))
             for key, number in read_all().items():
-                family.add_metric((self.agent, key), number)
-            yield family
+                shown.add_metric((self.agent, key), number)
+            yield shown
         yield from _process_families()
 
     def _request_families(self) -> Iterator[Metric]:

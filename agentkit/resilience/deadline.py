@@ -21,6 +21,15 @@ DEFAULT_TIMEOUT_S: Final = 5.0
 RESOLUTION_S: Final = 0.02
 
 
+def usable_seconds(timeout: float) -> float:
+    """`timeout`, or the longest that a budget can say; ConfigError for what is no positive number."""
+    if not isinstance(timeout, int | float) or math.isnan(timeout) or timeout < 0:
+        raise ConfigError(
+            at="timeout", got=timeout, want="seconds, 0 or more", fix="leave it out for the method's default"
+        )
+    return min(timeout, MAX_BUDGET_MS / 1000)
+
+
 class Deadline:
     """A point on the monotonic clock after which nobody waits any more."""
 
@@ -32,11 +41,7 @@ class Deadline:
     @classmethod
     def after(cls, seconds: float) -> Deadline:
         """`seconds` from now; ConfigError for what is no positive number. A deadline is mandatory: None is refused."""
-        if not isinstance(seconds, int | float) or math.isnan(seconds) or seconds < 0:
-            raise ConfigError(
-                at="timeout", got=seconds, want="seconds, 0 or more", fix="leave it out for the method's default"
-            )
-        return cls(now_s() + min(seconds, MAX_BUDGET_MS / 1000))
+        return cls(now_s() + usable_seconds(seconds))
 
     def left_s(self) -> float:
         """Seconds left, 0 when there are none."""

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack
 
 from agentkit.agent.base import BaseAgent
 from agentkit.agent.caller import Caller, PeerProxy
+from agentkit.agent.course import CallOptions
+from agentkit.agent.handlers import traits_of
 from agentkit.directory.base import INBOX_LOCAL, AgentRecord
 from agentkit.directory.static import StaticDirectory
 from agentkit.health.checks import CheckPolicy
@@ -35,10 +37,10 @@ class Running(Generic[A]):
     caller: Caller
 
     async def call(
-        self, method: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None
+        self, method: str, arguments: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
     ) -> Any:
         """Call one of its methods over its real socket."""
-        return await self.caller.call(self.agent.name, method, arguments, timeout=timeout)
+        return await self.caller.call(self.agent.name, method, arguments, **options)
 
     @property
     def peer(self) -> PeerProxy:
@@ -83,6 +85,7 @@ async def running(
                 phase="ready",
                 endpoints={INBOX_LOCAL: endpoint},
                 timeouts_s={method: m.options.timeout_s for method, m in cls.methods.items()},
+                traits=traits_of(cls.methods),
             )
             directory = StaticDirectory(here=MACHINE)
             directory.put(record)

@@ -31,6 +31,7 @@ def facts_of(p: Process, digest: str) -> dict[str, Any]:
         "stamps": {name: getattr(p.stamps, name) for name in _STAMPS},
         "failures": list(p.failures),
         "timeouts_s": dict(p.timeouts_s),
+        "traits": {name: dict(traits) for name, traits in p.traits.items()},
         "deadline_s": p.deadline_s if p.phase in (Phase.BACKOFF, Phase.FAILED) else None,
     }
 
@@ -63,6 +64,7 @@ def process_of(facts: Mapping[str, Any], spec: AgentSpec) -> Process:
         stamps=Stamps(**facts["stamps"]),
         failures=tuple(facts["failures"]),
         timeouts_s=facts["timeouts_s"],
+        traits=facts.get("traits", {}),
         deadline_s=facts["deadline_s"],
         **{name: facts[name] for name in _PLAIN},
     )

@@ -106,7 +106,8 @@ def heard(p: Process, fields: Mapping[str, str], now_s: float) -> Process:
     if fields.get("WATCHDOG") == "1":
         p = proc.fed(p, now_s)
     if fields.get("READY") == "1":
-        p = proc.ready(p, now_s, _timeouts(fields.get("X_AGENTKIT_TIMEOUTS")))
+        timeouts_s, traits = _timeouts(fields.get("X_AGENTKIT_TIMEOUTS")), _traits(fields.get("X_AGENTKIT_TRAITS"))
+        p = proc.ready(p, now_s, timeouts_s, traits)
     if fields.get("STOPPING") == "1":
         p = proc.leaves(p, now_s)
     return p
@@ -143,5 +144,14 @@ def _timeouts(text: str | None) -> dict[str, float] | None:
         return None
     try:
         return {str(name): float(value) for name, value in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _traits(text: str | None) -> dict[str, dict[str, Any]] | None:
+    if text is None:
+        return None
+    try:
+        return {str(name): dict(traits) for name, traits in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError):
         return None

@@ -80,6 +80,7 @@ class Process:
     excuse: str = ""  #: what it, or we, said of its failing, before it was gone
     status_text: str = ""
     timeouts_s: Mapping[str, float] = field(default_factory=dict)
+    traits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     requests: int = 0
     errors: int = 0
 
@@ -191,16 +192,23 @@ def progressed(p: Process, phase: Phase, now_s: float) -> Process:
     return p
 
 
-def ready(p: Process, now_s: float, timeouts_s: Mapping[str, float] | None = None) -> Process:
+def ready(
+    p: Process,
+    now_s: float,
+    timeouts_s: Mapping[str, float] | None = None,
+    traits: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Process:
     """READY=1, or its probe succeeded. Told again (to a new node) it only refreshes what it says."""
     if p.phase not in COMING_UP and p.phase is not Phase.READY:
         return p
-    told = p.timeouts_s if timeouts_s is None else timeouts_s
+    told_s = p.timeouts_s if timeouts_s is None else timeouts_s
+    told = p.traits if traits is None else traits
     if p.phase is Phase.READY:
-        return p if told == p.timeouts_s else replace(p, timeouts_s=told)
+        return p if (told_s, told) == (p.timeouts_s, p.traits) else replace(p, timeouts_s=told_s, traits=told)
     # an agent's runtime feeds the watchdog by itself, so it is expected to from here on; a program only once it did
     fed_s = now_s if isinstance(p.spec.target, AgentTarget) else p.fed_s
-    p = _to(p, Phase.READY, now_s, stamps=replace(p.stamps, ready_s=now_s), timeouts_s=told, fed_s=fed_s)
+    stamps = replace(p.stamps, ready_s=now_s)
+    p = _to(p, Phase.READY, now_s, stamps=stamps, timeouts_s=told_s, traits=told, fed_s=fed_s)
     return replace(p, deadline_s=_watchdog_deadline_s(p))
 
 

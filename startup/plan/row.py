@@ -39,6 +39,9 @@ class AgentRow:
     incarnation: Incarnation = Incarnation(0)
     endpoints: Mapping[str, str] = field(default_factory=dict)
     timeouts_s: Mapping[str, float] = field(default_factory=dict)
+    traits: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  #: of methods, for callers: AgentRecord.traits
     health_url: str | None = None
     stamps: Stamps = field(default_factory=Stamps)
     slowest_dependency: str = ""  #: the id whose readiness unblocked it: the critical path is read off these
@@ -60,6 +63,8 @@ class AgentRow:
             phase=self.phase.value,
             endpoints=self.endpoints,
             timeouts_s=self.timeouts_s,
+            traits=self.traits,
+            health=self.health.value,
             health_url=self.health_url,
         )
 

@@ -59,6 +59,7 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
         incarnation=p.incarnation,
         endpoints=place.endpoints(p.spec),
         timeouts_s=p.timeouts_s,
+        traits=p.traits,
         health_url=place.health_url(p.spec),
         stamps=wall(p.stamps, place.wall_offset_s),
         slowest_dependency=p.slowest_dependency,

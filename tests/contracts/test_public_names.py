@@ -23,6 +23,7 @@ PUBLIC = {
     *("BaseAgent", "AgentConfig", "rpc", "every", "health_check", "NotRunning"),
     *("Client", "BlockingClient", "AgentId", "Deadline"),
     *("Event", "Delivery", "subscribe"),
+    *("CallPolicy",),
     *("AgentkitError", "ConfigError", "StartupError", "NoNode", "CallError"),
     *("AgentUnknown", "Unreachable", "Unauthenticated", "Forbidden", "BadRequest", "UnknownMethod", "NotFound"),
     *("Overloaded", "Draining", "DeadlineExceeded", "CallCancelled", "PeerLost", "TooLarge", "UnsupportedVersion"),

@@ -257,7 +257,7 @@ async def test_a_call_to_an_agent_that_has_gone_is_unreachable() -> None:
         pass
     async with running(Helper, peers={"Other": other.endpoint}) as helper:
         with pytest.raises(Unreachable, match="nobody listens"):
-            await helper.agent.call("Other", "echo", {"x": 1})
+            await helper.agent.call("Other", "echo", {"x": 1}, attempts=1)
 
 
 async def test_calls_that_are_open_when_their_agent_stops_end_and_new_ones_are_refused() -> None:

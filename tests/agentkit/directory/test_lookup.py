@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from agentkit.agent.caller import endpoint_for
-from agentkit.directory.balance import choose
 from agentkit.directory.base import AgentRecord, unambiguous
 from agentkit.directory.static import StaticDirectory
 from agentkit.errors import AgentUnknown, ConfigError, Unreachable
@@ -26,6 +25,13 @@ def test_a_record_crosses_the_wire() -> None:
     one = record("m/A#2", timeouts_s={"slow": 60.0}, health_url="http://127.0.0.1:2", incarnation=2**63)
     assert AgentRecord.from_wire(one.to_wire()) == one
     assert one.to_wire()["id"] == "m/A#2"
+
+
+def test_records_of_older_and_newer_nodes_are_read() -> None:
+    wire = record("m/A", traits={"get": {"idempotent": True}}, health="degraded").to_wire()
+    older = {name: value for name, value in wire.items() if name not in ("traits", "health")}
+    assert AgentRecord.from_wire(older) == record("m/A")
+    assert AgentRecord.from_wire(wire | {"colour": "blue"}).traits == {"get": {"idempotent": True}}
 
 
 A1, A1B, A2, B2 = record("m1/A"), record("m1/A#1"), record("m2/A"), record("m2/B")
@@ -82,37 +88,6 @@ async def test_the_fixed_table_answers_from_what_it_was_given_and_what_was_put()
 def test_a_fixed_table_with_a_malformed_name_is_refused() -> None:
     with pytest.raises(ConfigError, match="agent id"):
         StaticDirectory({"m1/#": "tcp://h:1"})
-
-
-def chosen(*records: AgentRecord, busy: dict[str, int] | None = None, turn: int = 0) -> str:
-    return str(choose("A", records, lambda one: (busy or {}).get(str(one), 0), turn).id)
-
-
-def test_the_ready_instance_with_the_fewest_calls_is_chosen() -> None:
-    assert chosen(A1, A1B, busy={"m1/A": 2, "m1/A#1": 1}) == "m1/A#1"
-
-
-def test_equals_take_turns() -> None:
-    assert [chosen(A1, A1B, turn=turn) for turn in range(4)] == ["m1/A", "m1/A#1", "m1/A", "m1/A#1"]
-
-
-@pytest.mark.parametrize("phase", ["pending", "backoff", "starting", "hibernated", "draining", "forked", "stopping"])
-def test_one_that_is_coming_up_is_chosen_only_where_none_is_ready(phase: str) -> None:
-    coming = record("m1/A#1", phase)
-    assert chosen(coming, A1, busy={"m1/A": 50}) == "m1/A"
-    assert chosen(coming) == "m1/A#1"
-
-
-@pytest.mark.parametrize("phase", ["failed", "stopped", "skipped", "unreachable", "completed"])
-def test_beyond_help_is_unreachable_and_says_why(phase: str) -> None:
-    with pytest.raises(Unreachable, match=f"m1/A is {phase}") as caught:
-        chosen(record("m1/A", phase))
-    assert caught.value.details["phases"] == {"m1/A": phase}
-
-
-def test_one_without_an_endpoint_is_no_choice() -> None:
-    with pytest.raises(Unreachable):
-        chosen(record("m1/A", "starting", endpoints={}))
 
 
 def test_loopback_is_for_the_same_machine_and_its_address_for_others() -> None:

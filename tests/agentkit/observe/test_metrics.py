@@ -94,6 +94,18 @@ def test_gauges_and_counters_are_read_at_the_scrape() -> None:
     assert b"# TYPE agent_reader_safety_hits_total counter" in metrics.render()
 
 
+def test_numbers_with_a_label_of_their_own_are_shown_while_there_are_any() -> None:
+    book = AgentMetrics("a", [])
+    values: dict[str, float] = {}
+    book.gauges("agent_breaker_open", "Open breakers", "instance", lambda: values)
+    book.counters("agent_call_retries_total", "Retries", "peer", lambda: values)
+    assert "m/X" not in book.render().decode()
+    values["m/X"] = 1.0
+    text = book.render().decode()
+    assert 'agent_breaker_open{agent="a",instance="m/X"} 1.0' in text
+    assert 'agent_call_retries_total{agent="a",peer="m/X"} 1.0' in text
+
+
 def test_a_broken_reading_is_left_out_and_logged_and_the_rest_is_shown(caplog: pytest.LogCaptureFixture) -> None:
     metrics = AgentMetrics("Echo", [])
     metrics.gauge("agent_broken", "Raises", lambda: 1 / 0)

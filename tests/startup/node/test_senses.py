@@ -32,7 +32,13 @@ def test_progress_and_readiness_are_told_in_any_number_of_messages() -> None:
     assert p.phase is Phase.IMPORTING
     p = heard(p, {"X_AGENTKIT_PHASE": "starting", "STATUS": "warming up"}, 2.0)
     assert (p.phase, p.status_text) == (Phase.STARTING, "warming up")
-    p = heard(p, {"READY": "1", "X_AGENTKIT_TIMEOUTS": '{"slow": 30}', "X_AGENTKIT_HEALTH": "ok"}, 3.0)
+    traits = '{"get": {"idempotent": true}}'
+    p = heard(
+        p,
+        {"READY": "1", "X_AGENTKIT_TIMEOUTS": '{"slow": 30}', "X_AGENTKIT_TRAITS": traits, "X_AGENTKIT_HEALTH": "ok"},
+        3.0,
+    )
+    assert p.traits == {"get": {"idempotent": True}}
     assert (p.phase, p.timeouts_s, p.health) == (Phase.READY, {"slow": 30.0}, Health.OK)
     assert heard(p, {"STOPPING": "1"}, 4.0).phase is Phase.STOPPING
 
@@ -43,6 +49,8 @@ def test_progress_and_readiness_are_told_in_any_number_of_messages() -> None:
         {"X_AGENTKIT_PHASE": "dancing"},
         {"X_AGENTKIT_TIMEOUTS": "{"},
         {"X_AGENTKIT_TIMEOUTS": "[1]"},
+        {"X_AGENTKIT_TRAITS": '{"a": 7}'},
+        {"X_AGENTKIT_TRAITS": "[1]"},
         {"X_AGENTKIT_REQUESTS": "many", "X_AGENTKIT_ERRORS": "-1"},
         {"UNKNOWN": "x"},
         {},
