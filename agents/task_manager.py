@@ -2,6 +2,8 @@
 
 A model of an agent around blocking storage: `TaskStore` knows SQL and nothing about agents, `TaskManager` knows calls
 and nothing about SQL. Its handlers are plain `def`, so each runs on a worker thread and may wait for the disk.
+
+What happens to a task is published as task.created, task.updated, task.completed and task.deleted.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from agentkit import AgentConfig, BaseAgent, NotFound, health_check, rpc
+from agentkit import AgentConfig, BaseAgent, Event, NotFound, health_check, rpc
 
 #: AUTOINCREMENT: the id of a deleted task is never given again.
 SCHEMA = """
@@ -92,6 +94,32 @@ class TaskStats(BaseModel):
     mean_completion_s: float | None = Field(description="from created to completed, over all completed tasks")
 
 
+class TaskEvent(Event):
+    """What all events of tasks tell."""
+
+    id: int
+    title: str
+    priority: int
+    tags: Tags
+
+
+class TaskCreated(TaskEvent, topic="task.created"):
+    due: datetime | None
+
+
+class TaskUpdated(TaskEvent, topic="task.updated"):
+    status: Status
+    changed: tuple[str, ...] = Field(description="the fields that were set")
+
+
+class TaskCompleted(TaskEvent, topic="task.completed"):
+    took_s: float = Field(description="from created to completed")
+
+
+class TaskDeleted(Event, topic="task.deleted"):
+    id: int
+
+
 class TaskStore:
     """The tasks of one database file. Safe to use from several threads; whoever opens it closes it.
 
@@ -128,6 +156,10 @@ class TaskStore:
 
     def change(self, id: int, changes: TaskChanges, now: datetime) -> Task:
         """Set what is named in `changes`; the completion time follows the status."""
+        return self.change_from(id, changes, now)[1]
+
+    def change_from(self, id: int, changes: TaskChanges, now: datetime) -> tuple[Task, Task]:
+        """The same; the task before and after, with nothing in between."""
         with self._lock, self._db as db:
             before = self.get(id)
             columns: dict[str, Any] = {**changes, "updated": now}
@@ -137,7 +169,7 @@ class TaskStore:
                 f"UPDATE tasks SET {', '.join(f'{name} = ?' for name in columns)} WHERE id = ? RETURNING *",  # noqa: S608
                 (*map(_column, columns.values()), id),
             ).fetchone()
-        return _task(row)
+        return before, _task(row)
 
     def remove(self, id: int) -> None:
         with self._lock, self._db as db:
@@ -208,7 +240,9 @@ class TaskManager(BaseAgent):
         self, title: Title, description: str = "", priority: Priority = 3, tags: Tags = (), due: datetime | None = None
     ) -> Task:
         """Add a task; it is open until it is completed."""
-        return self.store.add(title, description, priority, tags, due, datetime.now(UTC))
+        task = self.store.add(title, description, priority, tags, due, datetime.now(UTC))
+        self.blocking.publish("task.created", {**_told(task), "due": task.due})
+        return task
 
     @rpc(idempotent=True)
     def get(self, id: int) -> Task:
@@ -234,17 +268,18 @@ class TaskManager(BaseAgent):
     @rpc(idempotent=True)
     def update(self, id: int, changes: TaskChanges) -> Task:
         """Change what is given and leave the rest."""
-        return self.store.change(id, changes, datetime.now(UTC))
+        return self._change(id, changes)
 
     @rpc(idempotent=True)
     def complete(self, id: int) -> Task:
         """Mark a task done; one that is done already keeps its time."""
-        return self.store.change(id, {"status": Status.DONE}, datetime.now(UTC))
+        return self._change(id, {"status": Status.DONE})
 
     @rpc
     def delete(self, id: int) -> None:
         """Forget a task for good."""
         self.store.remove(id)
+        self.blocking.publish("task.deleted", TaskDeleted(id=id))
 
     @rpc(idempotent=True)
     def stats(self) -> TaskStats:
@@ -255,6 +290,19 @@ class TaskManager(BaseAgent):
     def database(self) -> None:
         """Fails when the database can't be read."""
         self.store.page({}, limit=1)
+
+    def _change(self, id: int, changes: TaskChanges) -> Task:
+        before, task = self.store.change_from(id, changes, datetime.now(UTC))
+        self.blocking.publish("task.updated", {**_told(task), "status": task.status, "changed": tuple(changes)})
+        if task.completed is not None and before.completed is None:
+            took_s = (task.completed - task.created).total_seconds()
+            self.blocking.publish("task.completed", {**_told(task), "took_s": took_s})
+        return task
+
+
+def _told(task: Task) -> dict[str, Any]:
+    """The fields of TaskEvent."""
+    return {"id": task.id, "title": task.title, "priority": task.priority, "tags": task.tags}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -77,6 +78,26 @@ async def test_events_are_recorded_one_by_one_and_in_bulk_and_reported(tmp_path:
         assert (error["name"], error["error"], error["count"]) == ("search", "timeout", 500)
         with pytest.raises(BadRequest, match="period"):
             await agent.peer.usage(period="year")
+
+
+async def test_what_happens_to_tasks_is_published_and_analytics_counts_it(
+    tasks: Running[TaskManager], tmp_path: Path
+) -> None:
+    async with running(Analytics, config={"db_path": "analytics.db"}, data_dir=tmp_path) as analytics:
+        task = await tasks.peer.create(title="Write", due=datetime(2030, 1, 1, tzinfo=UTC))
+        await tasks.peer.update(id=task["id"], changes={"priority": 5})
+        for _ in range(2):
+            await tasks.peer.complete(id=task["id"])
+        await tasks.peer.delete(id=task["id"])
+        async with asyncio.timeout(10):
+            while "task.deleted" not in (counted := await counts(analytics)):
+                await asyncio.sleep(0.01)
+    assert counted == {"task.created": 1, "task.updated": 3, "task.completed": 1, "task.deleted": 1}
+
+
+async def counts(analytics: Running[Analytics]) -> dict[str, int]:
+    """Name -> events, all of them published by TaskManager."""
+    return {usage["name"]: usage["events"] for usage in await analytics.peer.usage(period="month")}
 
 
 async def test_the_monitor_keeps_a_bounded_window_of_its_machine() -> None:

@@ -34,6 +34,8 @@ COMMANDS: tuple[tuple[str, int, str], ...] = (
     ("status Top", 0, "agents"),
     ("logs", 0, "lines"),
     ("logs Top -n 3", 0, "lines"),
+    ("events", 0, "topics"),
+    ("events a..b", 2, "error"),
     ("call Top echo text=hello", 0, "result"),
     ("call Top fail", 1, "error"),
     ("call Nobody echo", 1, "error"),
@@ -109,6 +111,8 @@ def test_exit_code_4_is_no_node(fleet: Scratch) -> None:
     for words in (
         "status",
         "logs",
+        "events",
+        "events -f",
         "call A b",
         "describe A",
         "stop A",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -216,3 +219,37 @@ async def test_a_script_publishes_to_agents_and_hears_them_and_its_last_event_is
     async with asyncio.timeout(PATIENCE_S):
         while (await asyncio.to_thread(heard, fleet, "Near"))["lives"] != 2:
             await asyncio.sleep(0.01)
+
+
+def test_operators_see_topics_with_their_rates_and_events_as_they_come(fleet: Scratch) -> None:
+    fleet.write(
+        {
+            "Near": {"agent": "ears:Hears"},
+            "Far": {"agent": "ears:Hears", "machine": "n"},
+            "Talker": {"agent": "ears:Talks", "dependencies": ["Near", "Far"]},
+        }
+    )
+    fleet.up()
+    following = fleet.popen("events", "-f", "faults.*", "--json")
+    assert following.stdout is not None
+    first, second = (json.loads(following.stdout.readline()) for _ in range(2))
+    assert (first["topic"], first["publisher"], second["lost"]) == ("faults.tick", "m/Talker", 0)
+    assert second["event"]["n"] == first["event"]["n"] + 1
+    following.send_signal(signal.SIGINT)
+    _, err = following.communicate(timeout=PATIENCE_S)
+    assert following.returncode == 130
+    assert "Traceback" not in err
+
+    def told() -> Any:
+        found = fleet.run("events", "faults.tick", "--json").json
+        is_whole = found["topics"] and found["topics"][0]["per_s"] > 0 and len(found["subscribers"]) == 2
+        return found if is_whole else None
+
+    found = until(told)
+    assert found["topics"][0]["publishers"] == ["m/Talker"]
+    assert [one["id"] for one in found["subscribers"]] == ["m/Near", "n/Far"]
+    assert all(one["received"] > 0 and one["lost"] == 0 for one in found["subscribers"])
+    text = fleet.run("events").out
+    for word in ("TOPIC", "faults.tick", "m/Talker", "SUBSCRIBER", "n/Far", "faults.*"):
+        assert word in text
+    assert fleet.run("events", "other.*", "--json").json["topics"] == []
