@@ -274,7 +274,7 @@ async def test_its_threads_do_not_keep_a_stopped_agent_alive(run: Any) -> None:
             def hangs(self) -> None:
                 print("every began", flush=True)
                 time.sleep(600)
-            @health_check(interval="50ms", timeout="20ms")
+            @health_check(interval="300ms", timeout="250ms")
             def check(self) -> None:
                 if self.running:
                     time.sleep(600)

@@ -278,8 +278,12 @@ async def test_every_is_late_rather_than_in_a_burst() -> None:
 
     async with running(Late) as late:
         await eventually(lambda: len(late.agent.at) >= 5)
-        gaps = [b - a for a, b in zip(late.agent.at[1:], late.agent.at[2:], strict=False)]
-        assert min(gaps[1:]) > 0.01
+        assert len({multiple(at_s, 0.02) for at_s in late.agent.at}) == len(late.agent.at)
+
+
+def multiple(at_s: float, period_s: float) -> int:
+    """The last multiple of `period_s`; the loop may call up to 2 ms before one."""
+    return int((at_s + 0.002) / period_s)
 
 
 async def test_a_multiple_of_the_clock_is_slept_for_once() -> None:
@@ -287,7 +291,7 @@ async def test_a_multiple_of_the_clock_is_slept_for_once() -> None:
     multiples = []
     for _ in range(40):
         await aligned_sleep(period_s)
-        multiples.append(round(now_s() / period_s))
+        multiples.append(multiple(now_s(), period_s))
     assert len(set(multiples)) == 40
 
 
@@ -348,11 +352,11 @@ async def test_a_check_that_hangs_on_a_thread_takes_one_thread_not_one_a_round()
                 let_go.wait(20)
 
     try:
-        async with running(Hangs, checks=CheckPolicy(interval_s=0.03, timeout_s=0.02, retries=3)) as hangs:
+        async with running(Hangs, checks=CheckPolicy(interval_s=0.3, timeout_s=0.25, retries=3)) as hangs:
             hangs.agent.armed = True
             board: Any = hangs.agent._wiring._checks.board  # type: ignore[union-attr]
             await eventually(lambda: board.verdict.health.value == "failing")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.35)
             assert Hangs.started == 1
             assert "still runs" in board.verdict.reason
             hangs.agent.armed = False

@@ -106,10 +106,10 @@ async def test_hello_names_the_incarnation_that_is_expected() -> None:
 
 async def test_a_request_carries_the_budget_that_is_left() -> None:
     async with a_script() as (script, channel):
-        future = ask(channel, within_s=3.0)
+        future = ask(channel, within_s=30.0)
         await script.welcome()
         request = await script.next()
-        assert 2000 < request.budget_ms <= 3000
+        assert 20_000 < request.budget_ms <= 30_000
         script.send(ak.Reply(1, {}), b"\xc0")
         assert await future is None
 
@@ -277,7 +277,7 @@ async def test_a_deadline_ends_the_call_tells_the_peer_and_says_that_it_may_have
     async with a_script() as (script, channel):
         await script.welcome()
         await eventually(lambda: channel.state is State.OPEN)
-        future = ask(channel, within_s=0.05)
+        future = ask(channel, within_s=0.5)
         assert type(await script.next()) is ak.Request
         error = await outcome(future)
         assert (type(error), error.retry_safe) == (DeadlineExceeded, False)
@@ -338,7 +338,7 @@ async def test_ping_is_answered_pong() -> None:
 
 async def test_a_silent_peer_is_pinged_and_then_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel_module, "PING_AFTER_S", 0.05)
-    monkeypatch.setattr(channel_module, "LOST_AFTER_S", 0.3)
+    monkeypatch.setattr(channel_module, "LOST_AFTER_S", 1.0)
     async with a_script() as (script, channel):
         future = ask(channel, within_s=30)
         await script.welcome()
