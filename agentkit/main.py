@@ -51,7 +51,7 @@ def run_class(cls: type[BaseAgent], environ: Mapping[str, str] | None = None) ->
         return _fail(notifier, f"__init__ raised {type(exc).__name__}: {exc}", exc, EXIT_FAILED)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_serve(agent, settings, listeners, notifier))
+            return runner.run(serve(agent, settings, listeners, notifier))
         finally:
             last_words(agent._error_bus, None, settings.sender)
             close_context()
@@ -59,9 +59,10 @@ def run_class(cls: type[BaseAgent], environ: Mapping[str, str] | None = None) ->
             logging.shutdown()
 
 
-async def _serve(
+async def serve(
     agent: BaseAgent, settings: AgentSettings, listeners: Mapping[str, socket.socket], notifier: Notifier
 ) -> int:
+    """Run an agent on this loop from start to stop; the exit code. SIGTERM and SIGINT stop it, and are blocked when this returns."""
     try:
         runtime = AgentRuntime(agent, settings, listeners=listeners, notifier=notifier)
     except ConfigError as exc:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NotRequired, Required, TypeVar, get_type_hints, overload
@@ -211,6 +212,11 @@ class Method:
         """The result's type where a value of exactly that type needs no check and no conversion."""
         hint = self.hints.get("return", Any)
         return hint if hint in (str, bytes, int, float, bool, type(None)) else None
+
+    def prepare(self) -> None:
+        """Make now what the first call would make. What can't be made is for that call to tell."""
+        with suppress(PydanticUserError, ConfigError):
+            _ = self._validate, self._exact, self.result
 
     def check(self, arguments: object) -> dict[str, Any]:
         """The arguments as the annotations want them; BadRequest names each one that is wrong."""

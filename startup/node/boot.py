@@ -59,7 +59,8 @@ def main(
             f"importing {', '.join(modules)} left {threads - 1} threads behind: nothing can be forked from here"
         )
     node_main = node_main or _daemon
-    settle()
+    if left := settle():
+        raise RuntimeError(f"rehearsing an agent's life left {left} threads behind: nothing can be forked from here")
     if options.zygote_only:
         return _only_zygote(options, node_main)
     if options.from_stdin:

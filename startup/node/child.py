@@ -11,7 +11,6 @@ import fcntl
 import gc
 import json
 import os
-import random
 import resource
 import signal
 import sys
@@ -52,7 +51,7 @@ def become_here(order: Mapping[str, Any], names: Sequence[str], fds: Sequence[in
     _place(fds)
     linux.close_from(FIRST_FD + len(fds))
     try:
-        return _run(order, names, len(fds), nofile)
+        return _run(order, names, len(fds), nofile, from_scratch=True)
     finally:
         targets.flush()
 
@@ -61,9 +60,8 @@ def shed(*, keep: Sequence[int] = ()) -> None:
     """Stop being the process that forked us: a session of our own, default signals, nothing open but 0, 1, 2 and `keep` (as 3, 4, ...)."""
     os.setsid()
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        if signal.getsignal(number) not in (signal.SIG_DFL, None):
-            signal.signal(number, signal.SIG_DFL)
+    for number in linux.handled_signals():
+        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as every Python process has it
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -96,15 +94,20 @@ def redirect(log_path: str) -> None:
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
 
 
-def _run(order: Mapping[str, Any], names: Sequence[str], listeners: int, nofile: int) -> int:
-    """Take on everything that the order says, then run its target; returns the exit code."""
+def _run(
+    order: Mapping[str, Any], names: Sequence[str], listeners: int, nofile: int, *, from_scratch: bool = False
+) -> int:
+    """Take on everything that the order says, then run its target; returns the exit code.
+
+    `from_scratch`: this process's environment still lies where exec put it, and `_mark` overwrites that place."""
     target = order["target"]
-    outside = dict(os.environ)
     environment = dict(order["env"])
+    outside = dict(os.environ) if "AGENTKIT_SECRETS" in environment else {}
     if listeners:
         environment |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(listeners), "LISTEN_FDNAMES": ":".join(names)}
-    os.environ.clear()
-    os.environ.update(environment)
+    if from_scratch:
+        os.environ.clear()
+    _replace_environment(environment)
     time.tzset()
     os.umask(order["umask"])
     setproctitle.setproctitle(order["title"])
@@ -126,6 +129,15 @@ def _run(order: Mapping[str, Any], names: Sequence[str], listeners: int, nofile:
     return _exec(target["argv"], listeners)
 
 
+def _replace_environment(environment: Mapping[str, str]) -> None:
+    """What is the same already stays: most of it is, in a child of the zygote, and clearing 40 variables took 0.2 ms."""
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
 def _mark(environment: Mapping[str, str]) -> None:
     """Make this process, and what it forks, findable by what it inherits (endgame.py looks for it)."""
     marks = (
@@ -141,8 +153,7 @@ def _limit(nofile: int) -> None:
 
 
 def _reseed() -> None:
-    """Forks of one process would draw the same numbers."""
-    random.seed()
+    """Forks of one process would draw the same numbers. `random` sees to that itself."""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import resource
+import signal
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -13,6 +14,8 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _FALLOC_FL_COLLAPSE_RANGE: Final = 0x08
+#: All but the two that the C library keeps for its threads.
+_SIGNALS: Final = (*range(1, 32), *range(signal.SIGRTMIN, signal.SIGRTMAX + 1))
 _ALL: Final = ctypes.c_uint(0xFFFFFFFF)
 
 
@@ -57,6 +60,15 @@ def mark_environment(marks: bytes) -> bool:
         return False
     ctypes.memmove(end - len(marks), marks, len(marks))
     return True
+
+
+def handled_signals() -> list[int]:
+    """The signals that this process ignores or has a handler for. Python's own way asks for 64, with an enumeration's member for each."""
+    with open("/proc/self/status", "rb") as file:
+        status = file.read()
+    masks = (int(status.partition(name)[2].split(None, 1)[0], 16) for name in (b"\nSigIgn:", b"\nSigCgt:"))
+    handled = next(masks) | next(masks)
+    return [number for number in _SIGNALS if handled >> (number - 1) & 1]
 
 
 def raise_nofile(wanted: int) -> int:

@@ -106,12 +106,16 @@ def changed(files: Mapping[str, int]) -> list[str]:
     return sorted(path for path, then in files.items() if mtime_ns(path) != then)
 
 
-def settle() -> None:
-    """Once, before the first fork: everything that need not happen in each child."""
+def settle() -> int:
+    """Once, before the first fork: everything that need not happen in each child. Returns how many threads that left behind."""
+    threads = thread_count()
     rehearsal = sys.modules.get("agentkit.rehearsal")  # absent where a test preloads something else
     if rehearsal is not None:
+        gc.freeze()  # so that the collection below only looks at what was rehearsed
         rehearsal.rehearse()
+        gc.collect()
     freeze()
+    return _threads_left(threads)
 
 
 def freeze() -> None:

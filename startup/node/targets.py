@@ -41,6 +41,17 @@ def run_agent(target: Mapping[str, Any]) -> int:
         return exit_code(exc)
 
 
+def prepare(target: Mapping[str, Any]) -> None:
+    """In a process that is going to fork several agents of this class: make what each of them would make of it."""
+    from agentkit.rehearsal import prepare as prepare_class
+
+    if target["module"] in sys.modules:  # else it was not preloaded: importing it here is not ours to decide
+        try:
+            prepare_class(load_class(target))
+        except Exception as exc:  # noqa: BLE001 - the agents themselves will tell
+            traceback.print_exception(exc)
+
+
 def load_class(target: Mapping[str, Any]) -> Any:
     """The class that an AgentTarget (as a dict) means. Raises whatever its module raises, LookupError when it is not there."""
     if target["script"]:

@@ -7,6 +7,7 @@ a thread): it execs, so its children stay its children, and hands its state to t
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ import socket
 import struct
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
@@ -80,6 +81,7 @@ class Zygote:
         self._failed_nodes = 0
         self._starter_fd = -1 if state.had_node else _watch(starter_pid)
         self._poll = select.poll()
+        self._forked: Counter[tuple[str, str | None]] = Counter()
 
     def run(self) -> int:
         """Serve until nothing is left to do; the exit code."""
@@ -210,6 +212,7 @@ class Zygote:
             zygote_wire.close_all(fds)
             self._send(peer, ["failed", number, f"{len(fds)} descriptors arrived for {len(names)} names"])
             return
+        self._expect(order["target"])
         targets.flush()
         try:
             pid = os.fork()
@@ -231,6 +234,15 @@ class Zygote:
             self._send(peer, ["forked", number, pid])
         else:
             self._send(peer, ["forked", number, pid], [pidfd])
+
+    def _expect(self, target: Mapping[str, Any]) -> None:
+        """From the second agent of one class on, what each would make of it is made here, once: 3 ms a method with models."""
+        if target["type"] == "agent" and target["module"]:
+            name = target["module"], target["cls"]
+            self._forked[name] += 1
+            if self._forked[name] == 2:
+                targets.prepare(target)
+                gc.freeze()
 
     def _keep(self, key: str, names: Sequence[str], fds: Sequence[int]) -> None:
         old = self._state.kept.pop(key, {})
