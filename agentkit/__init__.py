@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from agentkit.names import AgentId as AgentId
     from agentkit.resilience.deadline import Deadline as Deadline
     from agentkit.resilience.policy import CallPolicy as CallPolicy
+    from agentkit.resilience.policy import ServePolicy as ServePolicy
     from agentkit.settings import AgentConfig as AgentConfig
 
 #: Public name -> where it lives. Imported on first use: a program that needs only names and errors (the command line, which must
@@ -111,6 +112,7 @@ _HOMES: Final = {
     "Delivery": "agentkit.events.delivery",
     "Event": "agentkit.events.registry",
     "CallPolicy": "agentkit.resilience.policy",
+    "ServePolicy": "agentkit.resilience.policy",
     # calls from scripts
     "BlockingClient": "agentkit.client",
     "Client": "agentkit.client",

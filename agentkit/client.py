@@ -29,6 +29,7 @@ from agentkit.directory.static import StaticDirectory
 from agentkit.errors import NoNode, Unreachable, from_wire
 from agentkit.names import AgentId, AgentName, MachineName
 from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, Deadline
+from agentkit.resilience.policy import SCRIPT_CALLS
 from agentkit.transport.peer import Identity
 from agentkit.wire.frames import FrameBuffer, pack
 
@@ -57,7 +58,7 @@ class Client:
         self._events: ClientEvents | None = None
 
     async def __aenter__(self) -> Self:
-        self._caller = Caller(self._me, self._directory)
+        self._caller = Caller(self._me, self._directory, policy=SCRIPT_CALLS)
         return self
 
     async def __aexit__(
@@ -128,7 +129,7 @@ class BlockingClient:
         self._here = here
         self._static = StaticDirectory(peers, here=here)
         self._known: dict[str, tuple[float, tuple[AgentRecord, ...]]] = {}
-        self._caller = BlockingCaller(_identity(here), self._lookup)
+        self._caller = BlockingCaller(_identity(here), self._lookup, policy=SCRIPT_CALLS)
 
     def __enter__(self) -> Self:
         return self

@@ -84,7 +84,12 @@ class AgentRuntime:
             settings.id.name, [*methods, *HEALTH_VERBS, *(["handle_request"] if fallback else [])]
         )
         self._dispatcher = Dispatcher(
-            agent, methods, self.metrics_book, fallback=fallback, plain_health=self._plain_health
+            agent,
+            methods,
+            self.metrics_book,
+            fallback=fallback,
+            plain_health=self._plain_health,
+            policy=agent.serve_policy,
         )
         self._inbox: Inbox | None = None
         self._http: http.HttpServer | None = None

@@ -22,7 +22,7 @@ from agentkit.errors import AgentkitError, ConfigError
 from agentkit.observe.log import Logger, get_logger
 from agentkit.observe.reports import Severity
 from agentkit.resilience.deadline import Deadline
-from agentkit.resilience.policy import USUAL_CALLS, CallPolicy
+from agentkit.resilience.policy import USUAL_CALLS, USUAL_SERVICE, CallPolicy, ServePolicy
 from agentkit.settings import AgentConfig, AgentSettings
 
 
@@ -65,6 +65,8 @@ class BaseAgent:
     #: How it calls others, and how it calls some of them: {"Name": CallPolicy(...), "Name.method": CallPolicy(...)}.
     call_policy: ClassVar[CallPolicy] = USUAL_CALLS
     call_policies: ClassVar[Mapping[str, CallPolicy]] = {}
+    #: How much it lets in.
+    serve_policy: ClassVar[ServePolicy] = USUAL_SERVICE
 
     #: `@rpc` methods by name; filled in for every subclass.
     methods: ClassVar[Mapping[str, Method]] = {}

@@ -24,7 +24,7 @@ async def _describe(agent: Any) -> dict[str, Any]:
 
 
 #: By name, to be merged with the author's. Made on import: a fork server pays for it once.
-BUILTIN_METHODS: Final = {DESCRIBE: Method(DESCRIBE, _describe, Rpc(idempotent=True))}
+BUILTIN_METHODS: Final = {DESCRIBE: Method(DESCRIBE, _describe, Rpc(idempotent=True, priority="control"))}
 
 
 def handle_request_of(cls: type) -> Method | None:

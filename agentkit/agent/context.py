@@ -8,6 +8,7 @@ from typing import Any
 
 from agentkit.agent.handlers import Method
 from agentkit.errors import CallError
+from agentkit.resilience.admission import Gate
 from agentkit.resilience.deadline import Deadline
 from agentkit.transport.peer import Inbound
 
@@ -20,15 +21,18 @@ class Serving:
     __slots__ = (
         "arguments",
         "at_s",
+        "gate",
         "has_begun",
         "inbound",
         "is_over",
         "key",
         "method",
+        "queued_s",
         "started_s",
         "task",
         "thread",
         "tick",
+        "wait_tick",
         "why_cancelled",
     )
 
@@ -39,6 +43,9 @@ class Serving:
         self.arguments = arguments
         self.at_s = at_s  #: its deadline on the monotonic clock
         self.started_s = 0.0
+        self.gate: Gate[Serving] | None = None  #: before which it waits
+        self.queued_s = 0.0  #: since when
+        self.wait_tick = 0
         self.task: asyncio.Task[None] | None = None
         self.thread: asyncio.Future[Any] | None = None  #: of a plain `def`: done when its worker thread is free again
         self.tick = 0

@@ -141,6 +141,8 @@ class Board:
         breaker = self.breaker(record)
         if breaker is None:
             policy = self._policies.get(record.id.name, self._policy)
+            if not policy.breaker_failures:
+                return
             breaker = Breaker(policy.breaker_failures, policy.breaker_rest_s)
             self.breakers[record.id] = (record.incarnation, breaker)
         if breaker.failed(now_s, event):

@@ -11,10 +11,11 @@ import os
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from agentkit.agent.context import Serving, current_call
 from agentkit.agent.handlers import Method
+from agentkit.agent.turns import Turns
 from agentkit.clock import now_s
 from agentkit.errors import (
     BadRequest,
@@ -23,25 +24,17 @@ from agentkit.errors import (
     DeadlineExceeded,
     HandlerError,
     InternalError,
-    Overloaded,
     UnknownMethod,
 )
 from agentkit.observe.log import get_logger, task_id
-from agentkit.resilience.admission import Gate
 from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, DeadlineQueue
+from agentkit.resilience.policy import USUAL_SERVICE, ServePolicy
 from agentkit.transport.peer import Inbound
 from agentkit.wire import values
 from agentkit.wire.attachments import unpack
 from agentkit.wire.plain import HEALTH_VERBS
 
 log = get_logger("agentkit.dispatch")
-
-#: Async handlers that run at once; more wait their turn.
-MAX_RUNNING: Final = 64
-#: Plain `def` handlers that run at once: each has a thread.
-MAX_THREADS: Final = 8
-#: Requests that may wait for their turn; above that they are refused as `overloaded`.
-MAX_WAITING: Final = 1024
 
 Handler = Callable[..., Any]
 
@@ -57,6 +50,7 @@ class Meter(Protocol):
     """Who counts (observe.metrics.AgentMetrics)."""
 
     def finished(self, method: str, seconds: float, outcome: str) -> None: ...
+    def waited(self, seconds: float) -> None: ...
 
 
 class Dispatcher:
@@ -70,7 +64,7 @@ class Dispatcher:
         *,
         fallback: Method | None = None,
         plain_health: Callable[[], dict[str, Any]] = dict,
-        max_running: int = MAX_RUNNING,
+        policy: ServePolicy = USUAL_SERVICE,
     ) -> None:
         self.answers: Answers | None = None  #: set as soon as the inbox exists
         self.methods = methods
@@ -80,9 +74,7 @@ class Dispatcher:
         self.threads_stuck = 0
         every = (*methods.values(), fallback) if fallback else methods.values()
         self._bound: dict[str, Handler] = {m.name: functools.partial(m.function, owner) for m in every}
-        self._async_gate: Gate[Serving] = Gate("handlers", max_running, MAX_WAITING)
-        self._thread_gate: Gate[Serving] = Gate("threads", MAX_THREADS, MAX_WAITING)
-        self._gates = {m.name: self._gates_of(m) for m in every}
+        self._turns = Turns(policy, every, start=self._start, refuse=self._drop, waited=meter.waited)
         self._lower = {name.lower(): name for name in methods}
         self._meter = meter
         self._fallback = fallback
@@ -114,13 +106,18 @@ class Dispatcher:
         inbound.work = work
         self._works[work.key] = work
         work.tick = self._deadlines.add(work.key, work.at_s)
-        self._admit(work)
+        self._turns.admit(work)
 
     def abandon(self, inbound: Inbound) -> None:
         """Its caller has gone: cancel it."""
         work: Serving | None = inbound.work
         if work is not None:
             self._cancel(work, CallCancelled("the caller has gone"))
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn."""
+        return self._turns.waiting
 
     @property
     def in_flight(self) -> int:
@@ -144,6 +141,7 @@ class Dispatcher:
     def close(self) -> None:
         """Forget timers and threads. A thread that is stuck is left behind: nothing can end it."""
         self._deadlines.close()
+        self._turns.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -198,45 +196,11 @@ class Dispatcher:
         self._next_key = key + 1
         return Serving(key, inbound, method, arguments, now_s() + timeout_s)
 
-    # -- its turn -----------------------------------------------------------------------------------------------------
+    # -- running ------------------------------------------------------------------------------------------------------
 
-    def _gates_of(self, method: Method) -> tuple[Gate[Serving], ...]:
-        shared = self._async_gate if method.is_async else self._thread_gate
-        limit = method.options.concurrency
-        return (shared,) if limit is None else (Gate(method.name, limit, MAX_WAITING), shared)
-
-    def _admit(self, work: Serving) -> None:
-        gates = self._gates[work.method.name]
-        for gate in gates:
-            if gate.inside >= gate.limit:
-                self._wait(work, gate)
-                return
-        for gate in gates:
-            gate.inside += 1
+    def _start(self, work: Serving) -> None:
         work.started_s = now_s()
         work.task = self._loop.create_task(self._run(work))
-
-    def _wait(self, work: Serving, gate: Gate[Serving]) -> None:
-        if gate.has_room:
-            gate.line.append(work)
-        else:
-            self._forget(work)
-            refusal = Overloaded(
-                f"{gate.room:,} requests wait for {gate.name} already", details={"retry_after_ms": 200}
-            )
-            self._refuse(work.inbound, refusal)
-
-    def _leave(self, work: Serving) -> None:
-        work.is_over = True
-        gates = self._gates[work.method.name]
-        for gate in gates:
-            gate.inside -= 1
-        for gate in gates:
-            # Not just one: a follower may have to wait at its method's own gate, and the place is for the next then
-            while (follower := gate.next_waiting()) is not None:
-                self._admit(follower)
-
-    # -- running ------------------------------------------------------------------------------------------------------
 
     async def _run(self, work: Serving) -> None:
         inbound, method = work.inbound, work.method
@@ -285,7 +249,7 @@ class Dispatcher:
 
     def _pool(self) -> ThreadPoolExecutor:
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="handler")
+            self._threads = ThreadPoolExecutor(self._turns.threads, thread_name_prefix="handler")
         return self._threads
 
     def _explain(self, method: Method, exc: BaseException) -> CallError:
@@ -302,14 +266,19 @@ class Dispatcher:
 
     def _done(self, work: Serving, outcome: str) -> None:
         now = now_s()
+        took_s = now - work.started_s
         self.last_progress_s = now
-        self._meter.finished(work.method.name, now - work.started_s, outcome)
+        self._meter.finished(work.method.name, took_s, outcome)
         self.on_counted()
         self._forget(work)
         if work.thread is None or work.thread.done():
-            self._leave(work)
+            self._leave(work, took_s)
         else:
-            work.thread.add_done_callback(lambda _: self._leave(work))
+            work.thread.add_done_callback(lambda _: self._leave(work, now_s() - work.started_s))
+
+    def _leave(self, work: Serving, took_s: float) -> None:
+        work.is_over = True
+        self._turns.leave(work, took_s)
 
     def _forget(self, work: Serving) -> None:
         if self._works.pop(work.key, None) is not None:
@@ -337,10 +306,14 @@ class Dispatcher:
             self._send_refusal(work.inbound, why)
             self._done(work, why.code)
         else:
-            for gate in self._gates[work.method.name]:
-                gate.forget(work)
-            self._forget(work)
-            self._refuse(work.inbound, why)
+            self._turns.withdraw(work)
+            self._drop(work, why)
+
+    def _drop(self, work: Serving, why: CallError) -> None:
+        """It waited, and will not run."""
+        inbound = work.inbound
+        self._forget(work)
+        self._refuse(inbound, why)
 
     def _refuse(self, inbound: Inbound, error: CallError) -> None:
         """It did not run."""

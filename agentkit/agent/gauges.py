@@ -20,6 +20,7 @@ def show(
 ) -> None:
     """`inbox`: None before it is open."""
     book.gauge("agent_requests_in_flight", "Requests running or waiting", lambda: dispatcher.in_flight)
+    book.gauge("agent_requests_waiting", "Requests waiting for their turn", lambda: dispatcher.waiting)
     book.gauge("agent_threads_stuck", "Threads whose call's deadline has passed", lambda: dispatcher.threads_stuck)
     book.gauge("agent_loop_lag_seconds", "How late the event loop was, at worst, lately", lambda: lag.worst_s(now_s()))
     book.counter(

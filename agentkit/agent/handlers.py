@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, NotRequired, Required, TypeVar, get_type_hints, overload
+from typing import Any, Final, Literal, NotRequired, Required, TypeVar, get_type_hints, overload
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -25,6 +25,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 _MARK: Final = "__agentkit__"
 
 
+#: `control` is for agentkit's own methods: they wait for nobody.
+Priority = Literal["normal", "high", "control"]
+#: What authors may say.
+PRIORITIES: Final = ("normal", "high")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rpc:
     """Options of `@rpc`."""
@@ -32,6 +38,9 @@ class Rpc:
     timeout_s: float = DEFAULT_TIMEOUT_S
     idempotent: bool = False
     concurrency: int | None = None
+    queue: int | None = None
+    queue_wait_s: float | None = None
+    priority: Priority = "normal"
     balance: Balance | None = None
     key: str = ""
 
@@ -59,6 +68,9 @@ def rpc(
     timeout: str | float = ...,
     idempotent: bool = ...,
     concurrency: int | None = ...,
+    queue: int | None = ...,
+    queue_wait: str | float | None = ...,
+    priority: Priority = ...,
     balance: Balance | None = ...,
     key: str = ...,
 ) -> Callable[[F], F]: ...
@@ -69,6 +81,9 @@ def rpc(
     timeout: str | float = DEFAULT_TIMEOUT_S,
     idempotent: bool = False,
     concurrency: int | None = None,
+    queue: int | None = None,
+    queue_wait: str | float | None = None,
+    priority: Priority = "normal",
     balance: Balance | None = None,
     key: str = "",
 ) -> Any:
@@ -77,14 +92,22 @@ def rpc(
     An `async def` runs on the event loop and must not block it; a plain `def` runs on a worker thread and may block.
     `timeout`: the deadline of calls whose caller names none ("30s", or seconds). `idempotent`: running it twice does no
     harm, so a call whose fate is unknown may be repeated. `concurrency`: how many may run at once (1 serialises);
-    without it the agent's own limit counts. `balance`: which of several replicas callers choose (docs/calls.md);
-    `key`: the name of an argument: calls with the same value of it go to the same replica.
+    without it the agent's own limit counts. `queue`: how many more may wait for their turn, and `queue_wait`: how long
+    ("0s": not at all), before they are refused as Overloaded (default: 50 ms, or as long as the handler takes, should that be
+    longer; with `concurrency=1`: until their deadline). `priority="high"`: before others, and not held up by the agent's limit.
+    `balance`: which of several replicas callers choose (docs/calls.md); `key`: the name of an argument: calls with the same
+    value of it go to the same replica.
 
     An exception reaches the caller as HandlerError (a CallError such as NotFound as itself) and leaves the agent serving."""
-    if concurrency is not None and concurrency < 1:
-        raise ConfigError(
-            at="@rpc(concurrency=)", got=concurrency, want="1 or more", fix="leave it out for no limit of its own"
-        )
+    for name, value, least in (("concurrency", concurrency, 1), ("queue", queue, 0)):
+        if value is not None and value < least:
+            raise ConfigError(
+                at=f"@rpc({name}=)", got=value, want=f"{least} or more", fix="leave it out for the agent's own limit"
+            )
+    if queue is not None and concurrency is None:
+        raise ConfigError(at="@rpc(queue=)", got=queue, want="concurrency= beside it: that is what is waited for")
+    if priority not in PRIORITIES:
+        raise ConfigError(at="@rpc(priority=)", got=priority, want=f"one of {', '.join(PRIORITIES)}")
     if balance is not None:
         checked_balance(balance, at="@rpc(balance=)")
     if (balance == "hash") != bool(key):
@@ -95,6 +118,9 @@ def rpc(
         timeout_s=seconds(timeout, at="@rpc(timeout=)"),
         idempotent=idempotent,
         concurrency=concurrency,
+        queue=queue,
+        queue_wait_s=None if queue_wait is None else seconds(queue_wait, at="@rpc(queue_wait=)"),
+        priority=priority,
         balance=balance,
         key=key,
     )
@@ -152,6 +178,7 @@ class Method:
         self.options = options
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function)
+        self.is_urgent = options.priority == "high"
         self.parameters = list(inspect.signature(function).parameters.values())[1:]  # without self
         wrong = [p.name for p in self.parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)]
         if wrong:
@@ -251,6 +278,7 @@ class Method:
             "timeout_s": self.options.timeout_s,
             "idempotent": self.options.idempotent,
             "concurrency": self.options.concurrency,
+            "priority": self.options.priority,
         }
 
     def traits(self) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class AgentMetrics(Collector):
         self.errors = 0
         self._methods = {method: _Method() for method in methods}
         self._unknown = _Method()
+        self._waits = _Method()
         self._reads: list[tuple[Kind, str, str, Callable[[], float]]] = []
         self._labelled: list[tuple[Kind, str, str, str, Callable[[], Mapping[str, float]]]] = []
         self.counter("agent_log_lines_dropped_total", "Log lines that could not be written", log.dropped_lines)
@@ -71,6 +72,11 @@ class AgentMetrics(Collector):
         self.errors += 1
         code = outcome if outcome in BY_CODE else "internal"
         counts.outcomes[code] = counts.outcomes.get(code, 0) + 1
+
+    def waited(self, seconds: float) -> None:
+        """One request got its turn after so long; those that need not wait are not told of."""
+        self._waits.buckets[bisect_left(BUCKETS_S, seconds)] += 1
+        self._waits.seconds += seconds
 
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
         """At each scrape, tell what `read` returns. It runs on the loop, be quick; one that raises is left out."""
@@ -128,13 +134,22 @@ class AgentMetrics(Collector):
         for method, counts in shown.items():
             for outcome, count in counts.outcomes.items():
                 total.add_metric((self.agent, method, outcome), count)
-            below, cumulative = 0, []
-            for bound, count in zip(_BOUNDS, counts.buckets, strict=True):
-                below += count
-                cumulative.append((bound, float(below)))
-            duration.add_metric((self.agent, method), cumulative, counts.seconds)
+            duration.add_metric((self.agent, method), _cumulative(counts.buckets), counts.seconds)
+        waits = HistogramMetricFamily(
+            "agent_queue_wait_seconds", "How long requests waited for their turn that had to", labels=("agent",)
+        )
+        waits.add_metric((self.agent,), _cumulative(self._waits.buckets), self._waits.seconds)
         yield total
         yield duration
+        yield waits
+
+
+def _cumulative(buckets: list[int]) -> list[tuple[str, float]]:
+    below, found = 0, []
+    for bound, count in zip(_BOUNDS, buckets, strict=True):
+        below += count
+        found.append((bound, float(below)))
+    return found
 
 
 def _process_families() -> Iterator[Metric]:

@@ -23,14 +23,22 @@ class CallPolicy:
     retry_jitter: float = 0.2  #: each wait is up to so much of itself shorter or longer
     retry_budget: float = 0.1  #: retries per call of one peer, over time: the most that retries add to its load
     retry_reserve: int = 10  #: retries that may be made at once before the budget counts
-    breaker_failures: int = 5  #: failures in a row that open the breaker of an instance
+    breaker_failures: int = 5  #: failures in a row that open the breaker of an instance; 0: never
     breaker_rest_s: float = 30.0  #: how long it stays open before one call may probe
     balance: Balance = "two_choices"
 
     def __post_init__(self) -> None:
-        _at_least("CallPolicy", self, 1, "attempts", "retry_factor", "breaker_failures")
+        _at_least("CallPolicy", self, 1, "attempts", "retry_factor")
         _at_least(
-            "CallPolicy", self, 0, "retry_wait_s", "retry_jitter", "retry_budget", "retry_reserve", "breaker_rest_s"
+            "CallPolicy",
+            self,
+            0,
+            "breaker_failures",
+            "retry_wait_s",
+            "retry_jitter",
+            "retry_budget",
+            "retry_reserve",
+            "breaker_rest_s",
         )
         if self.retry_jitter > 1:
             raise ConfigError(at="CallPolicy(retry_jitter=)", got=self.retry_jitter, want="0 to 1")
@@ -73,3 +81,5 @@ def _at_least(where: str, policy: object, least: float, *names: str) -> None:
 #: What an agent has that sets nothing.
 USUAL_CALLS: Final = CallPolicy()
 USUAL_SERVICE: Final = ServePolicy()
+#: What scripts have: whoever asks by hand, or again and again until somebody is there, wants the truth each time.
+SCRIPT_CALLS: Final = CallPolicy(breaker_failures=0)

@@ -29,3 +29,12 @@ def test_the_short_form_of_bench_rpc_fills_every_table() -> None:
         ours = [row for row in rows if "layer" in title or str(row["contender"]).startswith("agentkit")]
         assert ours, title
         assert all(isinstance(value, str) or value is not None for row in ours for value in row.values())
+
+
+def test_the_short_form_of_bench_overload_fills_every_table() -> None:
+    loads, claims = run("bench_overload.py").values()
+    assert [row["asked for /s"] for row in loads] == [1000, 2000, 2500, 10_000]
+    assert all(isinstance(row["done /s"], float) and row["done /s"] > 0 for row in loads)
+    assert loads[-1]["rejected /s"] > 0
+    assert loads[-1]["other errors"] == "none", "each call ended in time, answered or refused"
+    assert [row["wanted"] for row in claims] == ["0.9 at least", claims[1]["wanted"], "100 at most"]

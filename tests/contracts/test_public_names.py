@@ -23,7 +23,7 @@ PUBLIC = {
     *("BaseAgent", "AgentConfig", "rpc", "every", "health_check", "NotRunning"),
     *("Client", "BlockingClient", "AgentId", "Deadline"),
     *("Event", "Delivery", "subscribe"),
-    *("CallPolicy",),
+    *("CallPolicy", "ServePolicy"),
     *("AgentkitError", "ConfigError", "StartupError", "NoNode", "CallError"),
     *("AgentUnknown", "Unreachable", "Unauthenticated", "Forbidden", "BadRequest", "UnknownMethod", "NotFound"),
     *("Overloaded", "Draining", "DeadlineExceeded", "CallCancelled", "PeerLost", "TooLarge", "UnsupportedVersion"),

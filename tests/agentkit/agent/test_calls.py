@@ -25,7 +25,9 @@ from agentkit import (
     DeadlineExceeded,
     HandlerError,
     NotFound,
+    Overloaded,
     PeerLost,
+    ServePolicy,
     TooLarge,
     UnknownMethod,
     Unreachable,
@@ -279,6 +281,26 @@ async def test_describe_tells_the_methods_with_schemas() -> None:
         assert (told["name"], told["doc"]) == ("Helper", "Helps.")
         assert told["methods"]["echo"]["arguments"]["properties"]["x"]["type"] == "integer"
         assert "agentkit.describe" not in told["methods"]
+
+
+class Narrow(Helper):
+    serve_policy = ServePolicy(running=1, threads=1, queue=5)
+
+
+async def test_describe_and_health_wait_for_nobody() -> None:
+    async with running(Narrow, grace_s=0.2) as narrow:
+        calls = [asyncio.create_task(outcome(narrow.peer.wait())) for _ in range(20)]
+        await eventually(lambda: sum(call.done() for call in calls) == 14)
+        assert {type(call.result()) for call in calls if call.done()} == {Overloaded}
+        assert (await narrow.call("agentkit.describe"))["name"] == "Narrow"
+        text = await asyncio.to_thread(
+            lambda: urllib.request.urlopen(f"{narrow.health_url}/metrics", timeout=5).read().decode()
+        )
+        assert 'agent_requests_waiting{agent="Narrow"} 5.0' in text
+        assert 'agent_queue_wait_seconds_count{agent="Narrow"} 0.0' in text
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def test_requests_are_counted_by_declared_methods_only() -> None:

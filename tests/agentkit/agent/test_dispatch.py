@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from agentkit.agent import dispatch as dispatch_module
 from agentkit.agent.dispatch import Dispatcher
 from agentkit.agent.handlers import methods_of, rpc
 from agentkit.errors import CallError, Draining, NotFound, Overloaded
+from agentkit.resilience.policy import USUAL_SERVICE, ServePolicy
 from agentkit.transport.peer import Inbound, Peer
 from agentkit.wire import values
 from agentkit.wire.envelope import Limits
@@ -57,6 +57,28 @@ class Owner:
             await asyncio.sleep(0.001)
         finally:
             self.inside -= 1
+        return n
+
+    @rpc(concurrency=2, queue_wait="30ms")
+    async def brief(self, n: int) -> int:
+        return await self.wait(n)
+
+    @rpc(concurrency=2, queue_wait="0s")
+    async def never(self, n: int) -> int:
+        return await self.wait(n)
+
+    @rpc(concurrency=1, queue=1)
+    async def short_line(self, n: int) -> int:
+        return await self.wait(n)
+
+    @rpc(priority="high")
+    async def urgent(self, n: int) -> int:
+        self.began.append(n)
+        return n
+
+    @rpc(priority="high")
+    def urgent_thread(self, n: int) -> int:
+        self.began.append(n)
         return n
 
     @rpc
@@ -118,11 +140,12 @@ class Owner:
 class Bench:
     """A dispatcher without sockets: what is asked, and what was answered."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **policy: Any) -> None:
         self.owner = Owner()
+        self.waits: list[float] = []
         self.outcomes: Counter[str] = Counter()
         self.answers: dict[int, Any] = {}
-        self.dispatcher = Dispatcher(self.owner, methods_of(Owner), self, **options)
+        self.dispatcher = Dispatcher(self.owner, methods_of(Owner), self, policy=ServePolicy(**policy))
         self.dispatcher.answers = self
         self._peer = Peer(b"x", "tester", "test/tester", Limits())
         self._id = 0
@@ -143,6 +166,9 @@ class Bench:
     def finished(self, _method: str, _seconds: float, outcome: str) -> None:
         self.outcomes[outcome] += 1
 
+    def waited(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
     def ask(self, method: str, *, budget_ms: int = 10_000, **arguments: Any) -> Inbound:
         self._id += 1
         inbound = Inbound(self._peer, self._id, method, budget_ms, {}, values.pack(arguments), [])
@@ -159,7 +185,7 @@ class Bench:
 
     def gates(self) -> dict[str, tuple[int, int]]:
         """What is inside and what waits, of every gate: all zero when nothing runs."""
-        found = {gate.name: gate for gates in self.dispatcher._gates.values() for gate in gates}
+        found = {gate.name: gate for gates in self.dispatcher._turns.gates.values() for gate in gates}
         return {name: (gate.inside, len(gate.line)) for name, gate in found.items()}
 
     async def assert_empty(self) -> None:
@@ -194,7 +220,7 @@ async def test_a_request_is_answered(bench: Make) -> None:
 
 
 async def test_calls_cancelled_before_their_first_step_give_their_places_back(bench: Make) -> None:
-    b = bench(max_running=4)
+    b = bench(running=4)
     for n in range(20):
         b.abandon(b.ask("wait", n=n))
     assert b.owner.began == []
@@ -213,11 +239,8 @@ async def test_a_call_cancelled_while_it_runs_stops(bench: Make) -> None:
     assert b.outcomes == {"cancelled": 1}
 
 
-async def test_a_call_cancelled_while_it_waits_makes_room_in_the_line(
-    bench: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dispatch_module, "MAX_WAITING", 2)
-    b = bench(max_running=1)
+async def test_a_call_cancelled_while_it_waits_makes_room_in_the_line(bench: Make) -> None:
+    b = bench(running=1, queue=2)
     b.ask("wait", n=0)
     waiting = [b.ask("wait", n=n) for n in (1, 2)]
     assert type(await b.end_of(b.ask("wait", n=3))) is Overloaded
@@ -229,18 +252,15 @@ async def test_a_call_cancelled_while_it_waits_makes_room_in_the_line(
     assert b.owner.began == [0, 2, 4]
 
 
-async def test_a_full_line_is_overloaded_and_says_when_to_come_again(
-    bench: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dispatch_module, "MAX_WAITING", 0)
-    b = bench(max_running=1)
+async def test_a_full_line_is_overloaded_and_says_when_to_come_again(bench: Make) -> None:
+    b = bench(running=1, queue=0)
     b.ask("wait", n=0)
     error = await b.end_of(b.ask("echo", n=1))
-    assert (type(error), error.retry_safe, error.retry_after_ms) == (Overloaded, True, 200)
+    assert (type(error), error.retry_safe, error.retry_after_ms) == (Overloaded, True, 100)
 
 
 async def test_calls_beyond_the_limit_wait_their_turn_in_order(bench: Make) -> None:
-    b = bench(max_running=2)
+    b = bench(running=2)
     for n in range(5):
         b.ask("wait", n=n)
     await eventually(lambda: b.owner.began == [0, 1])
@@ -259,7 +279,7 @@ async def test_concurrency_1_serialises(bench: Make) -> None:
 
 
 async def test_a_serialised_method_does_not_keep_a_free_place_from_others(bench: Make) -> None:
-    b = bench(max_running=2)
+    b = bench(running=2)
     b.ask("wait", n=0)
     b.ask("wait", n=1)
     for n in (10, 11, 12):
@@ -272,6 +292,64 @@ async def test_a_serialised_method_does_not_keep_a_free_place_from_others(bench:
     assert b.owner.most_inside == 1
 
 
+async def test_who_waits_longer_than_the_method_allows_is_overloaded_and_did_not_run(bench: Make) -> None:
+    b = bench()
+    for n in (0, 1):
+        b.ask("brief", n=n)
+    waiting = [b.ask("brief", n=n) for n in (2, 3)]
+    ends = [await b.end_of(one) for one in waiting]
+    assert {(type(end), end.retry_safe) for end in ends} == {(Overloaded, True)}
+    assert "2 run at brief, no turn within" in ends[0].message
+    assert (b.owner.began, b.dispatcher.waiting) == ([0, 1], 0)
+    b.owner.let_go.set()
+    assert await b.end_of(b.ask("brief", n=4)) == 4
+
+
+async def test_who_gets_a_turn_in_time_runs_and_its_wait_is_counted(bench: Make) -> None:
+    b = bench()
+    for n in (0, 1):
+        b.ask("brief", n=n)
+    waiting = b.ask("brief", n=2)
+    assert b.dispatcher.waiting == 1
+    b.owner.let_go.set()
+    assert await b.end_of(waiting) == 2
+    assert len(b.waits) == 1
+    await asyncio.sleep(0.06)
+    assert b.outcomes == {"ok": 3}, "nothing was refused afterwards"
+
+
+async def test_a_method_may_let_nobody_wait_or_only_some(bench: Make) -> None:
+    b = bench()
+    for n in (0, 1):
+        b.ask("never", n=n)
+    assert type(await b.end_of(b.ask("never", n=2))) is Overloaded
+    b.ask("short_line", n=3)
+    waiting = b.ask("short_line", n=4)
+    assert type(await b.end_of(b.ask("short_line", n=5))) is Overloaded
+    b.owner.let_go.set()
+    assert await b.end_of(waiting) == 4
+
+
+async def test_who_serialises_lets_others_wait_until_their_deadline(bench: Make) -> None:
+    b = bench(queue_wait_s=0.01)
+    b.ask("short_line", n=0)
+    waiting = b.ask("short_line", n=1)
+    await asyncio.sleep(0.08)
+    assert waiting.id not in b.answers
+    b.owner.let_go.set()
+    assert await b.end_of(waiting) == 1
+
+
+async def test_the_urgent_run_though_every_place_is_taken(bench: Make) -> None:
+    b = bench(running=4, threads=4)
+    for n in range(8):
+        b.ask("wait", n=n)
+        b.ask("thread", n=100 + n)
+    await eventually(lambda: len(b.owner.began) == 8)
+    assert await b.end_of(b.ask("urgent", n=50)) == 50
+    assert await b.end_of(b.ask("urgent_thread", n=51)) == 51
+
+
 async def test_a_budget_that_is_gone_is_dropped_before_it_starts(bench: Make) -> None:
     b = bench()
     error = await b.end_of(b.ask("echo", n=1, budget_ms=0))
@@ -280,7 +358,7 @@ async def test_a_budget_that_is_gone_is_dropped_before_it_starts(bench: Make) ->
 
 
 async def test_a_deadline_that_passes_in_the_line_drops_the_call_unrun(bench: Make) -> None:
-    b = bench(max_running=1)
+    b = bench(running=1)
     b.ask("wait", n=0)
     error = await b.end_of(b.ask("wait", n=1, budget_ms=30))
     assert (error.code, error.retry_safe) == ("deadline_exceeded", True)
@@ -310,12 +388,12 @@ async def test_a_stuck_thread_keeps_its_place_is_counted_and_its_caller_is_told(
 
 async def test_behind_threads_that_are_all_stuck_nothing_runs_after_its_deadline(bench: Make) -> None:
     b = bench()
-    for n in range(dispatch_module.MAX_THREADS):
+    for n in range(USUAL_SERVICE.threads):
         b.ask("thread", n=n, budget_ms=1000)
-    await eventually(lambda: b.dispatcher.threads_stuck == dispatch_module.MAX_THREADS)
+    await eventually(lambda: b.dispatcher.threads_stuck == USUAL_SERVICE.threads)
     error = await b.end_of(b.ask("thread", n=99, budget_ms=30))
     assert (error.code, error.retry_safe) == ("deadline_exceeded", True)
-    assert b.dispatcher.threads_stuck == dispatch_module.MAX_THREADS
+    assert b.dispatcher.threads_stuck == USUAL_SERVICE.threads
     assert await b.end_of(b.ask("echo", n=1)) == 1, "handlers on the loop go on"
     b.owner.thread_let_go.set()
     await b.assert_empty()
@@ -371,7 +449,7 @@ async def test_an_undecodable_body_is_a_bad_request(bench: Make) -> None:
 
 
 async def test_cancelling_all_tells_every_caller(bench: Make) -> None:
-    b = bench(max_running=2)
+    b = bench(running=2)
     asked = [b.ask("wait", n=n) for n in range(4)]
     await eventually(lambda: len(b.owner.began) == 2)
     b.dispatcher.cancel_all("the agent stops")
@@ -408,7 +486,7 @@ async def test_a_method_may_raise_not_found_as_itself(bench: Make) -> None:
 
 async def test_any_order_of_requests_cancellations_and_deadlines_leaves_nothing_behind(bench: Make) -> None:
     rng = random.Random(3)
-    b = bench(max_running=3)
+    b = bench(running=3)
     asked: list[Inbound] = []
     for n in range(800):
         asked.append(b.ask(rng.choice(["wait", "echo", "one"]), n=n, budget_ms=rng.choice([1, 20, 10_000])))

@@ -169,7 +169,20 @@ def test_an_annotation_that_does_not_exist_at_run_time_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda: rpc(concurrency=0), lambda: rpc(timeout="fast"), lambda: every("0s"), lambda: every("often")]
+    "wrong",
+    [
+        lambda: rpc(queue=3),
+        lambda: rpc(concurrency=2, queue=-1),
+        lambda: rpc(queue_wait="soon"),
+        lambda: rpc(priority="control"),
+        lambda: rpc(balance="hash"),
+        lambda: rpc(key="user"),
+        lambda: rpc(balance="best"),
+        lambda: rpc(concurrency=0),
+        lambda: rpc(timeout="fast"),
+        lambda: every("0s"),
+        lambda: every("often"),
+    ],
 )
 def test_wrong_options_are_refused_where_they_are_written(wrong: Any) -> None:
     with pytest.raises(ConfigError):
