@@ -108,10 +108,20 @@ class Subscription:
 
     async def _work(self) -> None:
         """One of up to `concurrency`: there only while there is something to do."""
+        waiting, arguments, function, owner = self._waiting, self._shape.arguments, self._function, self._owner
+        handled = 0
         try:
-            handled = 0
-            while self._waiting:
-                await self._try(self._waiting.popleft())
+            while waiting:
+                delivery = waiting.popleft()
+                try:
+                    if self._is_async:
+                        await function(owner, *arguments(delivery))
+                    else:
+                        await asyncio.to_thread(function, owner, *arguments(delivery))
+                except (Exception, SystemExit) as exc:  # noqa: BLE001 - an author's; told, and the next event comes
+                    self._note(
+                        delivery, exc if isinstance(exc, Exception) else RuntimeError(f"raised SystemExit: {exc}")
+                    )
                 handled += 1
                 if handled % _AT_ONCE == 0:
                     await asyncio.sleep(0)
@@ -120,21 +130,10 @@ class Subscription:
             assert task is not None
             self._running.discard(task)
 
-    async def _try(self, delivery: Delivery) -> None:
-        try:
-            await self._handle(delivery)
-        except (Exception, SystemExit) as exc:
-            self.failed += 1
-            failure = exc if isinstance(exc, Exception) else RuntimeError(f"raised SystemExit: {exc}")
-            if self._on_failed(self.name, failure):
-                log.error("event.failed", method=self.name, topic=delivery.topic, exc_info=failure)
-
-    async def _handle(self, delivery: Delivery) -> None:
-        arguments = self._shape.arguments(delivery)
-        if self._is_async:
-            await self._function(self._owner, *arguments)
-        else:
-            await asyncio.to_thread(self._function, self._owner, *arguments)
+    def _note(self, delivery: Delivery, failure: Exception) -> None:
+        self.failed += 1
+        if self._on_failed(self.name, failure):
+            log.error("event.failed", method=self.name, topic=delivery.topic, exc_info=failure)
 
 
 class _Shape:

@@ -125,7 +125,6 @@ class RelayRoute:
             # the probe last: subscriptions come into force in this order
             [*receiver.prefixes, asked_for],
             take,
-            on_garbage=receiver.garbage,
             max_frame_bytes=MAX_EVENT_BYTES,
         )
         self._subscribers.append(subscriber)

@@ -66,9 +66,7 @@ class Sender:
 
 
 class Subscriber:
-    """Calls `on_frame` for whatever begins with one of `prefixes`, on the loop that made it, until closed.
-
-    `on_garbage` is called for messages that have more than one part."""
+    """Calls `on_frame` for whatever begins with one of `prefixes`, on the loop that made it, until closed."""
 
     def __init__(
         self,
@@ -76,19 +74,16 @@ class Subscriber:
         prefixes: Iterable[bytes],
         on_frame: Callable[[bytes], None],
         *,
-        on_garbage: Callable[[str], None],
         max_frame_bytes: int,
     ) -> None:
         self._sock = context.socket(zmq.SUB, max_frame_bytes=max_frame_bytes)
         self._sock.rcvhwm = SUBSCRIBER_QUEUE
         reconnect(self._sock)
-        self._on_frame = on_frame
-        self._on_garbage = on_garbage
         for prefix in prefixes:
             self._sock.subscribe(prefix)
         for endpoint in endpoints:
             self._sock.connect(endpoint)
-        self._reader = Reader(self._sock, self._take)
+        self._reader = Reader(self._sock, lambda frames: on_frame(frames[0]), take=_one)
 
     @property
     def is_closed(self) -> bool:
@@ -106,11 +101,11 @@ class Subscriber:
         self._reader.close()
         self._sock.close()
 
-    def _take(self, frames: Frames) -> None:
-        if len(frames) == 1:
-            self._on_frame(frames[0])
-        else:
-            self._on_garbage(f"{len(frames)} parts")
+
+def _one(sock: zmq.Socket[Any]) -> Frames:
+    """One frame. Parts of a message are not told apart: an event is one frame, and to look costs three times as much as to read.
+    Who sends several has sent several events, of which `on_frame` may have to refuse some."""
+    return [sock.recv(zmq.NOBLOCK)]
 
 
 def reconnect(sock: zmq.Socket[Any]) -> None:

@@ -38,3 +38,10 @@ def test_the_short_form_of_bench_overload_fills_every_table() -> None:
     assert loads[-1]["rejected /s"] > 0
     assert loads[-1]["other errors"] == "none", "each call ended in time, answered or refused"
     assert [row["wanted"] for row in claims] == ["0.9 at least", claims[1]["wanted"], "100 at most"]
+
+
+def test_the_short_form_of_bench_events_delivers_everything() -> None:
+    (rows,) = run("bench_events.py", "--only", "agentkit").values()
+    assert [row["contender"] for row in rows] == ["pyzmq PUSH/PUB/SUB", "agentkit"]
+    assert all(row["lost"] == 0 for row in rows)
+    assert all(row["delivered/s"] > 0 for row in rows)  # type: ignore[operator]
