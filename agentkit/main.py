@@ -53,7 +53,7 @@ def run_class(cls: type[BaseAgent], environ: Mapping[str, str] | None = None) ->
         try:
             return runner.run(serve(agent, settings, listeners, notifier))
         finally:
-            last_words(agent._error_bus, None, settings.sender)
+            last_words(agent._error_bus, settings.node_socket, settings.sender)
             close_context()
             notifier.close()
             logging.shutdown()

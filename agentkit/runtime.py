@@ -94,7 +94,8 @@ class AgentRuntime:
         self._inbox: Inbox | None = None
         self._http: http.HttpServer | None = None
         self._directory: Directory = directory or self._own_directory()
-        self._courier = Courier(agent._error_bus, settings.sender, None)
+        node = self._directory if isinstance(self._directory, MeshDirectory) else None
+        self._courier = Courier(agent._error_bus, settings.sender, node.ask if node else None)
         policy, policies = agent.call_policy, agent.call_policies
         self.caller = Caller(self._me, self._directory, policy=policy, policies=policies)
         self.events = AgentEvents(

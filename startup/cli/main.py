@@ -39,6 +39,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "restart": Command("startup.cli.restart", "restart agents"),
     "status": Command("startup.cli.status", "how every agent fares, or one in full"),
     "logs": Command("startup.cli.logs", "what agents have logged, merged by time"),
+    "errors": Command("startup.cli.errors", "what agents have reported: counted, shown in full, resolved"),
     "events": Command("startup.cli.events", "topics with counts and rates, or events as they come"),
     "call": Command("startup.cli.call", "call one method of one agent"),
     "describe": Command("startup.cli.describe", "the methods of one agent"),

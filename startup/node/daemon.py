@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -25,9 +26,11 @@ from agentkit.directory.locate import NodeInfo
 from agentkit.observe import log as logs
 from agentkit.transport.context import close_context
 from agentkit.transport.notify import Notifier
-from startup.node import logfiles, procinfo
+from startup.node import logfiles, vitals
 from startup.node.adoption import adopt
 from startup.node.control_server import ControlServer
+from startup.node.error_desk import OTHERS_S, ErrorDesk
+from startup.node.error_rules import ErrorRules
 from startup.node.events import NodeEvents
 from startup.node.exits import Exit, ExitWatch, gone
 from startup.node.feeds import Feeds
@@ -92,7 +95,7 @@ async def _live(options: NodeOptions) -> int:
 
 
 class Node:
-    """The parts of one node. Implements operations.Owner and mesh.Ears."""
+    """The parts of one node. Implements operations.Owner and ears.Ears."""
 
     def __init__(self, options: NodeOptions, *, times: MeshTimes | None = None, random: Random | None = None) -> None:
         places = options.places
@@ -124,10 +127,21 @@ class Node:
         self._mesh = Mesh(places, incarnations.take(), self, times)
         self._events = NodeEvents(places, self._mesh, self._revisions)
         self._senses.on_events = self._events.told
+        self._errors = ErrorDesk(places, partial(self._mesh.ask_others, within_s=OTHERS_S))
+        self._rules = ErrorRules(places, self.turns, self._errors)
+        self._errors.on_stored = self._rules.stored
         feeds = Feeds(self._table)
         self._table.listen(self._tell_others)
         operations = Operations(
-            self, self.turns, self._hands, self._table, feeds, self._revisions, self._mesh, self._events
+            self,
+            self.turns,
+            self._hands,
+            self._table,
+            feeds,
+            self._revisions,
+            self._mesh,
+            self._events,
+            more=self._errors.operations,
         )
         self._server = ControlServer(places.control, operations.handle)
         self._notify: NotifyServer | None = None
@@ -150,18 +164,20 @@ class Node:
             LOOPBACK if revision is None else machine_of(revision.fleet, places.machine).host, self._node_port(revision)
         )
         if revision is not None:
+            remembered = self._remembered.load()
             found = adopt(
                 self._core,
                 self._hands,
                 self._exits,
                 fleet=revision.fleet,
-                remembered=self._remembered.load(),
+                remembered=remembered,
                 inherited=inherited,
                 ended=self._early_exits or (),
                 node=str(places.control),
                 now_s=self.turns.now_s(),
                 random=self._random,
             )
+            self._rules.begin(remembered)
             log.info("node.adopted", adopted=found.adopted, outlived=found.outlived, ended=found.ended)
             if revision.down and not (found.adopted or found.outlived):
                 # the cluster was taken down and is down: whoever boots this node is about to bring it up again
@@ -196,6 +212,8 @@ class Node:
         if self._rotate_timer is not None:
             self._rotate_timer.cancel()
         await self._zygote.stop()
+        self._rules.close()
+        await self._errors.close()
         await self._hands.close()
         await self._mesh.close()
         self._events.close()
@@ -236,11 +254,11 @@ class Node:
         return {
             "pid": os.getpid(),
             "uptime_s": SYSTEM_CLOCK.wall_s() - self.started_s,
-            "memory_mb": _mb(procinfo.pss_bytes(os.getpid())),
+            "memory_mb": vitals.pss_mb(os.getpid()),
             "zygote_pid": self._zygote.pid,
-            "zygote_memory_mb": _mb(procinfo.pss_bytes(self._zygote.pid)) if self._zygote.pid else None,
+            "zygote_memory_mb": vitals.pss_mb(self._zygote.pid) if self._zygote.pid else None,
             "not_preloaded": dict(self._zygote.refused),
-            "wakeups": _wakeups(),
+            "wakeups": vitals.wakeups(),
             "turns": self.turns.count,
             "notifications_dropped": self._notify.dropped if self._notify else 0,
         }
@@ -250,20 +268,13 @@ class Node:
         self._write_info()
 
     async def memory_mb(self) -> Mapping[str, float]:
-        """Measured on a thread: the kernel walks each process's pages, 0.1-1 ms each."""
-        pids = {str(id): running.pid for id, running in self._hands.running.items()}
-
-        def measure() -> dict[str, float]:
-            found = {id: procinfo.pss_bytes(pid) for id, pid in pids.items()}
-            return {id: round(size / 2**20, 2) for id, size in found.items() if size is not None}
-
-        return await asyncio.to_thread(measure)
+        return await vitals.pss_of({str(id): running.pid for id, running in self._hands.running.items()})
 
     def leave(self) -> None:
         self._core.leave()
         self.turns.soon()
 
-    # -- mesh.Ears
+    # -- ears.Ears
 
     def on_sync(self, machine: str, rows: list[AgentRow]) -> None:
         self._core.see_rows(self._table.replace_machine(machine, rows), self.turns.now_s())
@@ -284,8 +295,8 @@ class Node:
     def own_number(self) -> int:
         return self._revisions.number
 
-    def memory(self) -> Any:
-        return self.memory_mb()
+    def answers(self) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]:
+        return {"mesh.memory": lambda _: self.memory_mb(), "mesh.errors": self._errors.answer}
 
     def _tell_others(self, rows: list[AgentRow]) -> None:
         own = [row for row in rows if row.id.machine == self.options.places.machine]
@@ -297,6 +308,7 @@ class Node:
     def _act_on(self, revision: Revision) -> None:
         self.turns.place = self._place(revision)
         self._zygote.preload(revision.fleet.preload)
+        self._rules.revised(revision)
         self._core.desire(revision, self.turns.now_s())
         self._mesh.expect({machine.name for machine in revision.fleet.machines})
         self._forget_removed()
@@ -357,9 +369,10 @@ class Node:
     # -- what is remembered, and logs
 
     def _remember(self, changed: tuple[Process, ...], removed: tuple[Process, ...]) -> None:
-        gone = {str(p.id): None for p in removed}
-        if self._remembered.change({**self._remembering.of(changed), **gone}):
+        left = {str(p.id): None for p in removed}
+        if self._remembered.change({**self._remembering.of(changed), **left}):
             self._remember_all()
+        self._rules.changed(changed, removed)
 
     def _remember_all(self) -> None:
         self._remembered.begin(self._remembering.of(self._core.processes.values()))
@@ -380,15 +393,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _mb(size: int | None) -> float | None:
-    return None if size is None else round(size / 2**20, 2)
-
-
-def _wakeups() -> int:
-    """How often this thread was woken since it began."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("voluntary_ctxt_switches:"):
-            return int(line.split()[1])
-    return 0

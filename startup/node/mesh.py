@@ -10,6 +10,7 @@ whether the other's loop still runs.
     mesh.sync  {machine, number, rows}            everything of my machine; replaces what you know of it
     mesh.rows  {machine, number, rows}            these have changed
     mesh.memory {}                                -> {id: PSS in MB} of my agents, measured now
+    mesh.errors {what, arguments}                 -> what my agents reported (error_desk.py)
     mesh.bye   {machine, rows}                    my last words: I end on purpose
 """
 
@@ -18,17 +19,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from agentkit.clock import now_s
 from agentkit.directory.locate import NodeInfo, node_files
-from agentkit.errors import BadRequest, CallError, UnknownMethod
+from agentkit.errors import BadRequest, CallError, InternalError, UnknownMethod
 from agentkit.names import AgentId, AgentName, Incarnation, MachineName
 from agentkit.observe.log import get_logger
 from agentkit.transport.channel import Channel
 from agentkit.transport.inbox import Inbox
 from agentkit.transport.peer import Identity, Inbound
 from agentkit.wire import values
+from startup.node.ears import Ears
 from startup.node.mesh_peer import MeshTimes, Peer, PeerState
 from startup.node.paths import Places
 from startup.plan.row import AgentRow
@@ -37,34 +39,6 @@ log = get_logger("node.mesh")
 
 #: Name under which nodes introduce themselves; no agent can be called so.
 NODE_NAME: Final = AgentName("_node")
-
-
-class Ears(Protocol):
-    """Who is told what other nodes say (daemon.Node)."""
-
-    def on_sync(self, machine: str, rows: list[AgentRow]) -> None:
-        """All rows of a machine."""
-        ...
-
-    def on_rows(self, rows: list[AgentRow]) -> None:
-        """Rows that have changed."""
-        ...
-
-    def on_peers(self) -> None:
-        """Some machine's state is another now."""
-        ...
-
-    def own_rows(self) -> list[AgentRow]:
-        """This machine's rows, for a sync."""
-        ...
-
-    def own_number(self) -> int:
-        """This machine's revision."""
-        ...
-
-    def memory(self) -> Awaitable[Mapping[str, float]]:
-        """PSS of this machine's agents, by id."""
-        ...
 
 
 class Mesh:
@@ -137,14 +111,19 @@ class Mesh:
             if peer.channel is not None:
                 self._spawn(self._tell_events(peer), f"mesh:events {peer.machine}")
 
-    async def memory(self) -> dict[str, float]:
-        """PSS of the other machines' agents, as far as they answer within the time of a call."""
-        found: dict[str, float] = {}
-        asked = [self._ask(peer, "mesh.memory", {}) for peer in self._peers.values() if peer.is_synced]
-        for answer in await asyncio.gather(*asked, return_exceptions=True):
-            if isinstance(answer, dict):
-                found |= answer
-        return found
+    async def ask_others(self, method: str, said: Mapping[str, Any], within_s: float) -> dict[str, Any]:
+        """What the other machines answer (Ears.answers), by machine; None where no answer came in time."""
+
+        async def ask(peer: Peer) -> Any:
+            try:
+                async with asyncio.timeout(within_s):
+                    return await self._ask(peer, method, said)
+            except (CallError, TimeoutError) as error:
+                log.debug("mesh.no_answer", machine=peer.machine, method=method, error=str(error))
+                return None
+
+        asked = {machine: ask(peer) for machine, peer in self._peers.items() if not peer.said_bye}
+        return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
 
     async def bye(self) -> None:
         """Last words to everybody: this node ends on purpose, its rows are what they are now."""
@@ -172,8 +151,8 @@ class Mesh:
         assert self._inbox is not None
         try:
             said = values.unpack(inbound.body)
-            if inbound.method == "mesh.memory":
-                self._spawn(self._answer_memory(inbound), "mesh:memory")
+            if find := self._ears.answers().get(inbound.method):
+                self._spawn(self._answer(inbound, find(said)), inbound.method)
                 return
             self._hear(inbound.method, said)
         except CallError as error:
@@ -187,9 +166,15 @@ class Mesh:
     def abandon(self, inbound: Inbound) -> None:
         """Nothing runs that could be stopped."""
 
-    async def _answer_memory(self, inbound: Inbound) -> None:
+    async def _answer(self, inbound: Inbound, finding: Awaitable[Any]) -> None:
         assert self._inbox is not None
-        self._inbox.answer(inbound, dict(await self._ears.memory()))
+        try:
+            self._inbox.answer(inbound, await finding)
+        except CallError as error:
+            self._inbox.refuse(inbound, error)
+        except Exception as exc:
+            log.exception("mesh.answer_failed", method=inbound.method)
+            self._inbox.refuse(inbound, InternalError(f"{inbound.method}: {type(exc).__name__}: {exc}"))
 
     def _hear(self, method: str, said: Mapping[str, Any]) -> None:
         machine = str(said["machine"])

@@ -64,7 +64,10 @@ class Operations:
         revisions: Revisions,
         mesh: Mesh,
         events: NodeEvents,
+        *,
+        more: Mapping[str, Callable[[Mapping[str, Any]], Any]] | None = None,
     ) -> None:
+        """`more`: operations that others perform."""
         self._owner = owner
         self._turns = turns
         self._core = turns.core
@@ -87,6 +90,7 @@ class Operations:
             "lend": self._lend,
             "events": events.ensure,
             "events_seen": lambda _: events.seen(self._core.processes.__contains__),
+            **(more or {}),
         }
 
     def handle(self, conversation: Conversation, id: int, operation: str, arguments: Mapping[str, Any]) -> Any:
@@ -137,10 +141,11 @@ class Operations:
     async def _status(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         memory: dict[str, float] = {}
         if arguments.get("memory"):
-            others = asyncio.wait_for(self._mesh.memory(), OTHERS_S)
-            for found in await asyncio.gather(self._owner.memory_mb(), others, return_exceptions=True):
-                if isinstance(found, Mapping):
-                    memory.update(found)
+            own, others = await asyncio.gather(
+                self._owner.memory_mb(), self._mesh.ask_others("mesh.memory", {}, OTHERS_S)
+            )
+            for found in (own, *others.values()):
+                memory.update(found or {})
         rows = (replace(row, memory_mb=memory.get(str(row.id))) for row in self._table.rows())
         return {
             "machine": self._core.machine,

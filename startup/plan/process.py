@@ -44,11 +44,14 @@ class Leaving(StrEnum):
     RESTART = "restarted"  #: it shall come again: asked by an operator, or its spec has changed
     START_TIMEOUT = "start timeout"
     WATCHDOG = "watchdog"
+    QUARANTINE = "quarantined"  #: a rule of `on_error` took it out of service
     ITSELF = "left by itself"  #: it said STOPPING=1 unasked
 
 
 #: We asked, so its exit is no failure.
-ASKED: Final = frozenset({Leaving.STOP, Leaving.RESTART})
+ASKED: Final = frozenset({Leaving.STOP, Leaving.RESTART, Leaving.QUARANTINE})
+#: How the reason of a quarantined process begins.
+QUARANTINED: Final = "quarantined: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,13 @@ class Process:
     @property
     def id(self) -> AgentId:
         return self.spec.id
+
+    @property
+    def is_quarantined(self) -> bool:
+        """Taken out of service by a rule, or on its way there."""
+        return self.leaving is Leaving.QUARANTINE or (
+            self.phase is Phase.FAILED and self.deadline_s is None and self.reason.startswith(QUARANTINED)
+        )
 
 
 Outcome: TypeAlias = tuple[Process, list[Action]]
@@ -238,6 +248,23 @@ def stop(p: Process, now_s: float, why: Leaving) -> Outcome:
     return p, [Terminate(p.id)] if p.pid is not None else []
 
 
+def restarted_by_rule(p: Process, why: str, now_s: float) -> Outcome:
+    """As an operator's restart, but out of the restart budget: unchanged when that is used up, or it has no process to restart."""
+    recent = tuple(at_s for at_s in p.failures if at_s > now_s - p.spec.restart.window_s)
+    if p.phase not in COMING_UP | {Phase.READY} or len(recent) >= p.spec.restart.max_attempts:
+        return p, []
+    p, actions = stop(p, now_s, Leaving.RESTART)
+    return replace(p, failures=(*recent, now_s), restarts=p.restarts + 1, last_error=why), actions
+
+
+def quarantined(p: Process, why: str, now_s: float) -> Outcome:
+    """Out of service until an operator starts it: stopped gracefully, then `failed` without another attempt."""
+    if p.phase in ALIVE:
+        p, actions = stop(p, now_s, Leaving.QUARANTINE)
+        return replace(p, reason=QUARANTINED + why, last_error=why), actions
+    return _left(replace(p, reason=QUARANTINED + why, leaving=Leaving.QUARANTINE), now_s)
+
+
 def forgiven(p: Process) -> Process:
     """An operator looked at it: the budget starts anew."""
     return replace(p, failures=(), streak=0)
@@ -318,6 +345,8 @@ def _left(p: Process, now_s: float) -> Outcome:
     """It is gone as we asked."""
     if p.leaving is Leaving.RESTART:
         return _to(p, Phase.WAITING, now_s, **_BLANK, stamps=Stamps(wanted_s=now_s)), [OpenListeners(p.id)]
+    if p.leaving is Leaving.QUARANTINE:
+        return _to(p, Phase.FAILED, now_s, because="", waiting_for=()), [CloseListeners(p.id)]
     return _to(p, Phase.STOPPED, now_s, **_BLANK), [CloseListeners(p.id)]
 
 

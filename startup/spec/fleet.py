@@ -91,6 +91,17 @@ class HibernatePolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorRule:
+    """What the node does when an agent reports `after` errors of this severity or worse `within_s`; then it rests as long."""
+
+    do: Literal["restart", "quarantine", "webhook"]
+    severity: Literal["info", "warning", "error", "critical"] = "critical"
+    after: int = 1
+    within_s: float = 60.0
+    url: str | None = None  #: of a webhook; may hold a token, so it is shown nowhere
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     memory_limit_bytes: int | None = None
     memory_request_bytes: int | None = None
@@ -134,6 +145,7 @@ class AgentSpec:
     watchdog_s: float = 30.0  #: 0: none
     shutdown_grace_s: float = 10.0
     hibernate: HibernatePolicy = field(default_factory=HibernatePolicy)
+    on_error: tuple[ErrorRule, ...] = ()
     source: str = ""  #: "file:line" of its entry, for messages
     problem: str = ""  #: why an optional agent is skipped although it is enabled (its script does not compile, ...)
 
@@ -147,7 +159,7 @@ class AgentSpec:
 
     def digest(self) -> str:
         """Changes exactly when a running process would have to be restarted to follow the spec (dependencies do not count)."""
-        irrelevant = ("source", "dependencies", "required", "enabled", "group", "restart", "problem")
+        irrelevant = ("source", "dependencies", "required", "enabled", "group", "restart", "problem", "on_error")
         return _digest(
             {found.name: getattr(self, found.name) for found in fields(self) if found.name not in irrelevant}
         )

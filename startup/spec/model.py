@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 from pydantic.json_schema import WithJsonSchema
 
 from agentkit.names import NAME_PATTERN, is_name
-from startup.spec.units import duration_s, port_range, refuse, size_bytes
+from startup.spec.units import duration_s, is_web_address, port_range, refuse, size_bytes
 
 #: Used when a file has no `port_ranges`.
 DEFAULT_PORT_RANGES: Final = {
@@ -117,6 +117,30 @@ class HibernateModel(Model):
     )
 
 
+class OnErrorModel(Model):
+    do: Literal["restart", "quarantine", "webhook"] = Field(
+        description="restart it, within its restart budget; quarantine: stop it until `agentkit start`; webhook: POST to `url`."
+    )
+    severity: Literal["info", "warning", "error", "critical"] = Field(
+        "critical", description="Of its errors, those that are this or worse."
+    )
+    after: int = Field(1, ge=1, le=1_000_000, description="So many of them within `within`.")
+    within: Duration = Field(
+        60.0, gt=0, description="What is older does not count; and the rule rests so long once it acted."
+    )
+    url: str | None = Field(
+        None, max_length=2000, description="http:// or https:// address that a webhook is sent to, as JSON."
+    )
+
+    @model_validator(mode="after")
+    def _url_of_webhooks(self) -> OnErrorModel:
+        if (self.do == "webhook") != (self.url is not None):
+            raise refuse("`url` with `do: webhook`, and only there")
+        if self.url is not None and not is_web_address(self.url):
+            raise refuse("a `url` such as https://host/path", "write http:// or https://, a host, and no spaces")
+        return self
+
+
 class LimitsModel(Model):
     memory: Size | None = Field(None, description="The process is killed above this.")
     cpu: float | None = Field(None, gt=0, description="Cores; may be a fraction.")
@@ -179,6 +203,21 @@ DependencyEntry = Annotated[
 ReadyEntry = Annotated[
     Annotated[Literal["notify"], Tag("text")] | Annotated[ReadyModel, Tag("mapping")], Discriminator(_text_or_mapping)
 ]
+
+
+def _mapping_or_list(value: object) -> str:
+    return "list" if isinstance(value, list) else "mapping"
+
+
+OnErrorEntry = Annotated[
+    Annotated[OnErrorModel, Tag("mapping")] | Annotated[list[OnErrorModel], Tag("list")],
+    Discriminator(_mapping_or_list),
+]
+
+
+def rules_of(entry: OnErrorModel | list[OnErrorModel]) -> list[OnErrorModel]:
+    """`on_error` may be one rule or a list."""
+    return entry if isinstance(entry, list) else [entry]
 
 
 class AgentSettings(Model):
@@ -246,6 +285,10 @@ class AgentSettings(Model):
     )
     shutdown: ShutdownModel = Field(default_factory=lambda: ShutdownModel(), description="How it is stopped.")
     hibernate: HibernateModel = Field(default_factory=lambda: HibernateModel(), description="When it sleeps.")
+    on_error: OnErrorEntry = Field(
+        default_factory=list,
+        description="What is done about its errors: one rule, or a list; [] for none of the defaults'.",
+    )
 
 
 class SshModel(Model):

@@ -17,6 +17,7 @@ from startup.spec.edges import Names
 from startup.spec.fleet import (
     AgentSpec,
     AgentTarget,
+    ErrorRule,
     External,
     Fleet,
     HealthCheckPolicy,
@@ -30,7 +31,7 @@ from startup.spec.fleet import (
     SshAccess,
 )
 from startup.spec.members import Member, order_of, project_root_of
-from startup.spec.model import FileModel, ReadyModel
+from startup.spec.model import FileModel, OnErrorModel, ReadyModel, rules_of
 from startup.spec.parse import Parsed
 from startup.spec.ports import Claim, PortPair
 from startup.spec.problem import Problem
@@ -203,6 +204,7 @@ def _spec(
         watchdog_s=settings.watchdog,
         shutdown_grace_s=settings.shutdown.grace,
         hibernate=HibernatePolicy(after_s=settings.hibernate.after, depth=settings.hibernate.depth),
+        on_error=tuple(_error_rule(rule) for rule in rules_of(settings.on_error)),
         source=str(entry.place),
         problem=verdict.message if verdict and verdict.kind in SKIPPABLE and not settings.required else "",
     )
@@ -228,6 +230,10 @@ def _ready(member: Member, is_agent: bool, ports: PortPair, offset: int) -> Read
     if ready.http is not None and ready.http.startswith("/") and ports[1] is None:
         return ReadyWhen(http_url=f"http://127.0.0.1:{ports[0]}{ready.http}")
     return ReadyWhen(http_url=ready.http, log_regex=ready.log, after_s=ready.after)
+
+
+def _error_rule(rule: OnErrorModel) -> ErrorRule:
+    return ErrorRule(do=rule.do, severity=rule.severity, after=rule.after, within_s=rule.within, url=rule.url)
 
 
 def _machine(name: str, file: FileModel, offset: int, parsed: Parsed) -> MachineSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
 
@@ -78,3 +79,14 @@ def port_range(value: object) -> PortRange:
 def summed(text: str) -> int | None:
     """The value of `7200` or `100+7200`; None when the text is no sum of natural numbers."""
     return sum(map(int, text.split("+"))) if _SUM.fullmatch(text) else None
+
+
+def is_web_address(text: str) -> bool:
+    """Whether `text` is an http:// or https:// URL with a host, and a port that exists where it names one."""
+    try:
+        parts = urlsplit(text)
+        has_port = parts.port is None or parts.port > 0  # reading it checks it
+    except ValueError:
+        return False
+    plain = text.isascii() and text.isprintable() and " " not in text
+    return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and has_port

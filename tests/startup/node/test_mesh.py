@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from os import kill as send
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,8 +57,16 @@ class Ears:
     def own_number(self) -> int:
         return self.number
 
-    async def memory(self) -> Mapping[str, float]:
+    def answers(self) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]:
+        return {"mesh.memory": self._memory, "mesh.errors": self._errors}
+
+    async def _memory(self, _: Mapping[str, Any]) -> Mapping[str, float]:
         return {str(row.id): 1.5 for row in self.rows}
+
+    async def _errors(self, asked: Mapping[str, Any]) -> Any:
+        if asked["what"] == "nothing":
+            raise RuntimeError("it can't be told")
+        return asked["what"]
 
     async def until(self, reached: Callable[[], object]) -> None:
         async with asyncio.timeout(5.0):
@@ -176,8 +185,17 @@ async def test_memory_is_asked_of_the_others(tmp_path: Path) -> None:
     async with side(tmp_path, "m", others={"n"}) as m, side(tmp_path, "n", others={"m"}):
         await m.ears.until(lambda: "n/A" in m.ears.known)
         async with asyncio.timeout(5.0):
-            while await m.mesh.memory() != {"n/A": 1.5}:
+            while await m.mesh.ask_others("mesh.memory", {}, 1.0) != {"n": {"n/A": 1.5}}:
                 await asyncio.sleep(0.01)
+
+
+async def test_a_machine_that_does_not_answer_is_told_apart(tmp_path: Path) -> None:
+    async with side(tmp_path, "m", others={"n", "away"}) as m, side(tmp_path, "n", others={"m"}):
+        await m.ears.until(lambda: "n/A" in m.ears.known)
+        async with asyncio.timeout(5.0):
+            while await m.mesh.ask_others("mesh.errors", {"what": "x"}, 1.0) != {"n": "x", "away": None}:
+                await asyncio.sleep(0.01)
+        assert await m.mesh.ask_others("mesh.errors", {"what": "nothing"}, 1.0) == {"n": None, "away": None}
 
 
 async def test_a_machine_that_left_the_fleet_is_forgotten(tmp_path: Path) -> None:

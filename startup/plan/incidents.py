@@ -1,0 +1,51 @@
+"""What the node itself has to report of its processes: that one failed and is started again, or is given up. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agentkit.names import AgentId
+from agentkit.observe.reports import PROCESS, ErrorGroup, template
+from startup.plan.phase import Phase
+from startup.plan.process import Process
+
+
+class Incidents:
+    """Compares each process with how it was seen last."""
+
+    def __init__(self) -> None:
+        self._last: dict[AgentId, tuple[float, Phase]] = {}  #: when it failed last, and its phase
+
+    def remember(self, id: AgentId, facts: Mapping[str, Any]) -> None:
+        """What an earlier node knew of it (memory.facts_of): that was reported then."""
+        failures = facts.get("failures") or [0.0]
+        self._last[id] = (float(failures[-1]), Phase(facts["phase"]))
+
+    def forget(self, id: AgentId) -> None:
+        self._last.pop(id, None)
+
+    def noticed(self, p: Process, wall_s: float) -> ErrorGroup | None:
+        """A report when `p` has failed since it was seen last. `wall_s`: now, in seconds since the epoch."""
+        failed_s, phase = self._last.get(p.id, (0.0, Phase.PENDING))
+        latest_s = p.failures[-1] if p.failures else 0.0
+        self._last[p.id] = (latest_s, p.phase)
+        if p.phase is Phase.FAILED and phase is not Phase.FAILED and not p.is_quarantined:
+            return _group("critical", f"given up: {p.reason}", p, wall_s)
+        if latest_s > failed_s and p.phase is not Phase.STOPPING:  # stopping: a rule spent of the budget
+            return _group("error", f"failed and is started again: {p.last_error}", p, wall_s)
+        return None
+
+
+def _group(severity: Any, message: str, p: Process, wall_s: float) -> ErrorGroup:
+    context = {"last_exit": p.last_exit, "restarts": p.restarts, "streak": p.streak, "incarnation": int(p.incarnation)}
+    return ErrorGroup(
+        severity=severity,
+        kind=PROCESS,
+        where=template(message),
+        message=message,
+        count=1,
+        first_s=wall_s,
+        last_s=wall_s,
+        context=context,
+    )
