@@ -72,6 +72,12 @@ if TYPE_CHECKING:
         PeerLost as PeerLost,
     )
     from agentkit.errors import (
+        PoolClosed as PoolClosed,
+    )
+    from agentkit.errors import (
+        PoolFull as PoolFull,
+    )
+    from agentkit.errors import (
         StartupError as StartupError,
     )
     from agentkit.errors import (
@@ -96,6 +102,8 @@ if TYPE_CHECKING:
     from agentkit.resilience.policy import CallPolicy as CallPolicy
     from agentkit.resilience.policy import ServePolicy as ServePolicy
     from agentkit.settings import AgentConfig as AgentConfig
+    from agentkit.transport.pool import PoolStatistics as PoolStatistics
+    from agentkit.transport.pool import SocketPool as SocketPool
 
 #: Public name -> where it lives. Imported on first use: a program that needs only names and errors (the command line, which must
 #: answer in 100 ms) does not pay 250 ms for ZeroMQ and pydantic.
@@ -116,6 +124,11 @@ _HOMES: Final = {
     # calls from scripts
     "BlockingClient": "agentkit.client",
     "Client": "agentkit.client",
+    # raw sockets
+    "PoolClosed": "agentkit.errors",
+    "PoolFull": "agentkit.errors",
+    "PoolStatistics": "agentkit.transport.pool",
+    "SocketPool": "agentkit.transport.pool",
     # what a call can end with
     "AgentkitError": "agentkit.errors",
     "AgentUnknown": "agentkit.errors",

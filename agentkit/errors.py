@@ -4,6 +4,7 @@
     ├── ConfigError              a setting is wrong: place, value, expectation, fix
     ├── StartupError             an agent could not be brought up (its own code raised, or took too long)
     ├── NoNode                   no node of the cluster answers on this machine
+    ├── PoolFull, PoolClosed     no raw socket can be lent: all are in use, or the agent stops
     └── CallError                every way in which a call can end without an answer
         ├── not run, certainly:  AgentUnknown, Unreachable, Unauthenticated, Forbidden, BadRequest, UnknownMethod,
         │                        Overloaded, Draining, TooLarge, UnsupportedVersion
@@ -38,6 +39,21 @@ class StartupError(AgentkitError):
 
 class NoNode(AgentkitError):
     """No node answers: none runs for this cluster here, or several do and none was chosen. The CLI exits with 4."""
+
+
+class PoolFull(AgentkitError, TimeoutError):
+    """All sockets of a pool were in use for as long as the lease could wait."""
+
+    def __init__(self, endpoint: str, limit: int) -> None:
+        super().__init__(
+            f"no socket for {endpoint}: all {limit} of the pool are in use; hold leases for less long, wait longer (timeout=), or make a "
+            f"SocketPool with a higher limit (on an event loop a lease does not wait: use a thread)"
+        )
+        self.endpoint, self.limit = endpoint, limit
+
+
+class PoolClosed(AgentkitError):
+    """A socket was asked for after its pool was closed: the agent has stopped."""
 
 
 class CallError(AgentkitError):

@@ -40,6 +40,7 @@ from agentkit.transport import adopt
 from agentkit.transport.inbox import Inbox
 from agentkit.transport.notify import Notifier
 from agentkit.transport.peer import Identity
+from agentkit.transport.pool import SocketPool
 from agentkit.wire.plain import HEALTH_VERBS
 
 log = logs.get_logger("agentkit.runtime")
@@ -106,6 +107,7 @@ class AgentRuntime:
             on_failed=self.reports.subscriber_failed,
             tell=self._teller.events,
         )
+        self.sockets = SocketPool(loop=self.loop)
         self.blocking_caller = BlockingCaller(
             self._me,
             self._lookup_from_thread,
@@ -279,6 +281,7 @@ class AgentRuntime:
                 timer.cancel()
         self.caller.close()
         self.blocking_caller.close()
+        self.sockets.close()
         self.events.close()
         await self._directory.close()
         if self._inbox is not None:

@@ -24,6 +24,7 @@ from agentkit.observe.reports import Severity
 from agentkit.resilience.deadline import Deadline
 from agentkit.resilience.policy import USUAL_CALLS, USUAL_SERVICE, CallPolicy, ServePolicy
 from agentkit.settings import AgentConfig, AgentSettings
+from agentkit.transport.pool import SocketPool
 
 
 class Wiring(Protocol):
@@ -31,6 +32,7 @@ class Wiring(Protocol):
 
     caller: Caller
     blocking_caller: BlockingCaller
+    sockets: SocketPool
     events: AgentEvents
     loop: asyncio.AbstractEventLoop
     running: bool
@@ -163,6 +165,11 @@ class BaseAgent:
             await published
         else:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(published, wired.loop))
+
+    @property
+    def sockets(self) -> SocketPool:
+        """Raw ZeroMQ sockets for peers that are no agents, from any thread: `with self.sockets.lease(zmq.REQ, endpoint) as s:`."""
+        return self._wired.sockets
 
     @property
     def blocking(self) -> BlockingCaller:
