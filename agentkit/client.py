@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
@@ -21,6 +21,7 @@ from agentkit.agent.builtin import DESCRIBE
 from agentkit.agent.caller import Caller, PeerProxy
 from agentkit.agent.course import CallOptions
 from agentkit.agent.event_client import ClientEvents, EventStream
+from agentkit.agent.streaming import Results
 from agentkit.clock import now_s
 from agentkit.directory.base import AgentRecord, Directory, unambiguous
 from agentkit.directory.locate import find_node
@@ -75,6 +76,12 @@ class Client:
     ) -> Any:
         """Call `method` of the agent that `target` names; see agent.caller.Caller.call."""
         return await self._calls.call(target, method, arguments, **options)
+
+    def stream(
+        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> Results:
+        """The results of a method that yields, one after another; see agent.caller.Caller.stream."""
+        return self._calls.stream(target, method, arguments, **options)
 
     def peer(self, target: str, **options: Unpack[CallOptions]) -> PeerProxy:
         """Its methods as methods: `await client.peer("X").method(...)`."""
@@ -148,6 +155,12 @@ class BlockingClient:
     ) -> Any:
         """Call `method` of the agent that `target` names; see agent.caller.Caller.call."""
         return self._caller.call(target, method, arguments, **options)
+
+    def stream(
+        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> Iterator[Any]:
+        """The results of a method that yields, one after another; see agent.blocking.BlockingCaller.stream."""
+        return self._caller.stream(target, method, arguments, **options)
 
     def peer(self, target: str, **options: Unpack[CallOptions]) -> BlockingPeerProxy:
         """Its methods as methods: `client.peer("X").method(...)`."""

@@ -17,6 +17,7 @@ from agentkit.agent.context import serving
 from agentkit.agent.course import CallOptions
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.handlers import Method, methods_of
+from agentkit.agent.streaming import Results
 from agentkit.errorbus import ErrorBus
 from agentkit.errors import AgentkitError, ConfigError
 from agentkit.observe.log import Logger, get_logger
@@ -145,8 +146,16 @@ class BaseAgent:
         call = wired.caller.call(target, method, arguments, **options)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, wired.loop))
 
+    def stream(
+        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> Results:
+        """The results of another agent's method that yields, one after another: `async for result in self.stream(...)`; see
+        Caller.stream. On the event loop."""
+        return self._wired.caller.stream(target, method, arguments, **options)
+
     def peer(self, target: str, **options: Unpack[CallOptions]) -> PeerProxy:
-        """Another agent's methods as methods: `await self.peer("Summarizer").summarize(text=...)`. On the event loop.
+        """Another agent's methods as methods: `await self.peer("Summarizer").summarize(text=...)`, or, for one that yields,
+        `async for word in self.peer("Writer").words(n=3)`. On the event loop.
 
         `options`: those of `call`, for each of its calls."""
         return self._wired.caller.peer(target, **options)

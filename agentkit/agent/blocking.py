@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Unpack
 
 from agentkit.agent.caller import endpoint_for
@@ -105,6 +105,52 @@ class BlockingCaller:
             finally:
                 if channel is not None:
                     self._release(record.id, channel)
+            time.sleep(pause_s)
+
+    def stream(
+        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> Iterator[Any]:
+        """The results of a method that yields, one after another: `for result in caller.stream("X", "tokens", {...})`.
+
+        The call begins with the first result that is asked for and has a connection of its own, so that other calls may be made
+        inside the loop. Leaving the loop cancels the handler. `options`: those of `call`."""
+        self._refuse()
+        try:
+            body, attachments = ContentPacker().pack(arguments or {})
+        except values.Unsendable as exc:
+            raise BadRequest(f"{target}.{method}: {exc}") from exc
+        outer = serving()
+        outer_at_s = None if outer is None else outer.at_s
+        course = Course(self.board, target, method, now_s(), outer_at_s=outer_at_s, **options)
+        has_come = False
+        while True:
+            records = self._lookup(target, Deadline(course.at_s))
+            with self._lock:
+                record = course.choose(self._route(target, records), arguments or {}, now_s())
+            channel: BlockingChannel | None = None
+            try:
+                channel = BlockingChannel(
+                    str(record.id), endpoint_for(record, self.me.id.machine), self.me, expected=course.expected
+                )
+                for value in channel.stream(method, body, Deadline(course.at_s), attachments=attachments):
+                    has_come = True
+                    yield value
+            except CallError as error:
+                with self._lock:
+                    pause_s = None if has_come else course.failed(error, now_s(), channel)
+                if pause_s is None:
+                    raise
+            except BaseException:  # GeneratorExit: the loop was left
+                with self._lock:
+                    course.dropped()
+                raise
+            else:
+                with self._lock:
+                    course.answered()
+                return
+            finally:
+                if channel is not None:
+                    channel.close()
             time.sleep(pause_s)
 
     def publish(self, topic: str, event: object) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 from agentkit.agent.context import serving
 from agentkit.agent.course import Board, CallOptions, Course, Route
+from agentkit.agent.streaming import PeerCall, Results, StreamingCall, source_of
 from agentkit.clock import now_s
 from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord, Directory
 from agentkit.errors import BadRequest, CallCancelled, CallError, PeerLost, Unreachable
@@ -61,15 +62,15 @@ class Caller:
         same instance. Raises a CallError; its `retry_safe` says whether trying again can run it twice."""
         if arguments is None:
             arguments = {}
-        try:
-            body, attachments = self._pack(arguments)
-        except values.Unsendable as exc:
-            raise BadRequest(f"{target}.{method}: {exc}") from exc
         outer = serving()
         outer_at_s = None if outer is None else outer.at_s
         course = Course(
             self.board, target, method, now_s(), timeout=timeout, outer_at_s=outer_at_s, attempts=attempts, balance=balance, key=key
         )  # fmt: skip
+        try:
+            body, attachments = self._pack(arguments)
+        except values.Unsendable:  # the one thing that msgpack does not take and a call does is a stream
+            return await self._streaming(target, method, arguments, course, takes=False).result()
         while True:
             route = self._routes.get(target) if self._routes_version == self.directory.version else None
             if route is None:
@@ -92,6 +93,39 @@ class Caller:
                 if pause_s is None:
                     raise
             await asyncio.sleep(pause_s)
+
+    def stream(
+        self, target: str, method: str, arguments: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> Results:
+        """The results of a method that yields, one after another: `async for result in caller.stream("X", "tokens", {...})`.
+
+        The call begins with the first result that is asked for. Its time is the time of the whole stream. Leaving the loop cancels
+        the handler; a reader that is slow holds it back. `options`: those of `call`."""
+        outer = serving()
+        outer_at_s = None if outer is None else outer.at_s
+
+        def begin() -> StreamingCall:
+            course = Course(self.board, target, method, now_s(), outer_at_s=outer_at_s, **options)
+            return self._streaming(target, method, arguments or {}, course, takes=True)
+
+        return Results(begin)
+
+    def _streaming(
+        self, target: str, method: str, arguments: Mapping[str, Any], course: Course, *, takes: bool
+    ) -> StreamingCall:
+        plain, source = source_of(arguments)
+        try:
+            content = self._pack(plain)
+        except values.Unsendable as exc:
+            raise BadRequest(f"{target}.{method}: {exc}") from exc
+
+        async def connect() -> Channel:
+            route = self._routes.get(target) if self._routes_version == self.directory.version else None
+            if route is None:
+                route = await self._find(target, Deadline(course.at_s))
+            return self._channel(course.choose(route, plain, now_s()), course.expected)
+
+        return StreamingCall(f"{target}.{method}", course, connect, content, takes=takes, source=source)
 
     def peer(self, target: str, **options: Unpack[CallOptions]) -> PeerProxy:
         """`target`'s methods as methods: `await caller.peer("TaskManager").create(title="x")`. `options`: those of `call`."""
@@ -153,8 +187,11 @@ class PeerProxy:
         if method.startswith("_"):
             raise AttributeError(method)
 
-        async def call(**arguments: Any) -> Any:
-            return await self._caller.call(self._target, method, arguments, **self._options)
+        def call(**arguments: Any) -> PeerCall:
+            return PeerCall(
+                lambda: self._caller.call(self._target, method, arguments, **self._options),
+                lambda: self._caller.stream(self._target, method, arguments, **self._options),
+            )
 
         return call
 

@@ -11,10 +11,12 @@ import os
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from agentkit.agent.context import Serving, current_call
 from agentkit.agent.handlers import Method
+from agentkit.agent.received import streamed_arguments
 from agentkit.agent.turns import Turns
 from agentkit.clock import now_s
 from agentkit.errors import (
@@ -43,6 +45,7 @@ class Answers(Protocol):
     """Where answers go (transport.inbox.Inbox)."""
 
     def answer(self, inbound: Inbound, value: object) -> None: ...
+    async def write(self, inbound: Inbound, value: object) -> None: ...
     def refuse(self, inbound: Inbound, error: CallError) -> None: ...
 
 
@@ -159,6 +162,9 @@ class Dispatcher:
             raise BadRequest(f"{inbound.method}: {exc}") from exc
         budget_ms = inbound.budget_ms
         timeout_s = method.options.timeout_s if budget_ms is None else budget_ms / 1000
+        if inbound.flags or method.is_stream or method.stream_parameter is not None:
+            streamed = streamed_arguments(method, inbound)
+            return self._work(inbound, method, method.check(arguments) | streamed, timeout_s)
         return self._work(inbound, method, method.check(arguments), timeout_s)
 
     def _prepare_plain(self, inbound: Inbound) -> Serving | None:
@@ -171,6 +177,8 @@ class Dispatcher:
             self.answers.answer(inbound, self._plain_health())
             return None
         if method is not None:
+            if method.is_stream or method.stream_parameter is not None:
+                raise BadRequest(f"{method.name} streams: a plain request can't; call it with agentkit.Client")
             arguments = asked.arguments
             unknown = arguments.keys() - method.names
             if unknown:
@@ -209,12 +217,18 @@ class Dispatcher:
         task_id.set(work)
         outcome = "ok"
         try:
-            if method.is_async:
+            assert self.answers is not None
+            if method.is_stream:
+                async with aclosing(self._bound[method.name](**work.arguments)) as results:
+                    async for value in results:
+                        await self.answers.write(inbound, method.plain_result(value))
+                self.answers.answer(inbound, None)
+            elif method.is_async:
                 result = await self._bound[method.name](**work.arguments)
+                self.answers.answer(inbound, method.plain_result(result))
             else:
                 result = await self._in_thread(work)
-            assert self.answers is not None
-            self.answers.answer(inbound, method.plain_result(result))
+                self.answers.answer(inbound, method.plain_result(result))
         except asyncio.CancelledError:
             why = work.why_cancelled or CallCancelled("cancelled inside the handler")
             outcome = why.code

@@ -6,11 +6,11 @@ class is defined: a process of a fleet pays only for the methods that somebody c
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal, NotRequired, Required, TypeVar, get_type_hints, overload
+from typing import Any, Final, Literal, NotRequired, Required, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -21,6 +21,9 @@ from agentkit.resilience.policy import Balance, checked_balance
 from agentkit.units import seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: What a call of a method that yields gets when nobody says anything, in seconds: it covers the whole stream.
+STREAM_TIMEOUT_S: Final = 60.0
 
 _MARK: Final = "__agentkit__"
 
@@ -65,7 +68,7 @@ def rpc(function: F, /) -> F: ...
 @overload
 def rpc(
     *,
-    timeout: str | float = ...,
+    timeout: str | float | None = ...,
     idempotent: bool = ...,
     concurrency: int | None = ...,
     queue: int | None = ...,
@@ -78,7 +81,7 @@ def rpc(
     function: Any = None,
     /,
     *,
-    timeout: str | float = DEFAULT_TIMEOUT_S,
+    timeout: str | float | None = None,
     idempotent: bool = False,
     concurrency: int | None = None,
     queue: int | None = None,
@@ -89,14 +92,15 @@ def rpc(
 ) -> Any:
     """Make a method callable by other agents.
 
-    An `async def` runs on the event loop and must not block it; a plain `def` runs on a worker thread and may block.
-    `timeout`: the deadline of calls whose caller names none ("30s", or seconds). `idempotent`: running it twice does no
-    harm, so a call whose fate is unknown may be repeated. `concurrency`: how many may run at once (1 serialises);
-    without it the agent's own limit counts. `queue`: how many more may wait for their turn, and `queue_wait`: how long
-    ("0s": not at all), before they are refused as Overloaded (default: 50 ms, or as long as the handler takes, should that be
-    longer; with `concurrency=1`: until their deadline). `priority="high"`: before others, and not held up by the agent's limit.
-    `balance`: which of several replicas callers choose (docs/calls.md); `key`: the name of an argument: calls with the same
-    value of it go to the same replica.
+    An `async def` runs on the event loop and must not block it; a plain `def` runs on a worker thread and may block. An `async
+    def` with `yield` streams its results; a parameter annotated `AsyncIterator[...]` takes a stream (docs/streams.md).
+    `timeout`: the deadline of calls whose caller names none ("30s", or seconds; default 5 s, for a stream of results 60 s).
+    `idempotent`: running it twice does no harm, so a call whose fate is unknown may be repeated. `concurrency`: how many may run
+    at once (1 serialises); without it the agent's own limit counts. `queue`: how many more may wait for their turn, and
+    `queue_wait`: how long ("0s": not at all), before they are refused as Overloaded (default: 50 ms, or as long as the handler
+    takes, should that be longer; with `concurrency=1`: until their deadline). `priority="high"`: before others, and not held
+    up by the agent's limit. `balance`: which of several replicas callers choose (docs/calls.md); `key`: the name of an
+    argument: calls with the same value of it go to the same replica.
 
     An exception reaches the caller as HandlerError (a CallError such as NotFound as itself) and leaves the agent serving."""
     for name, value, least in (("concurrency", concurrency, 1), ("queue", queue, 0)):
@@ -114,17 +118,24 @@ def rpc(
         raise ConfigError(
             at="@rpc(balance=, key=)", got=(balance, key), want='balance="hash" and key="ARGUMENT", or neither of them'
         )
-    options = Rpc(
-        timeout_s=seconds(timeout, at="@rpc(timeout=)"),
-        idempotent=idempotent,
-        concurrency=concurrency,
-        queue=queue,
-        queue_wait_s=None if queue_wait is None else seconds(queue_wait, at="@rpc(queue_wait=)"),
-        priority=priority,
-        balance=balance,
-        key=key,
-    )
-    return mark(options)(function) if function is not None else mark(options)
+    declared_s = None if timeout is None else seconds(timeout, at="@rpc(timeout=)")
+    queue_wait_s = None if queue_wait is None else seconds(queue_wait, at="@rpc(queue_wait=)")
+
+    def decorate(function: F) -> F:
+        usual_s = STREAM_TIMEOUT_S if inspect.isasyncgenfunction(function) else DEFAULT_TIMEOUT_S
+        options = Rpc(
+            timeout_s=usual_s if declared_s is None else declared_s,
+            idempotent=idempotent,
+            concurrency=concurrency,
+            queue=queue,
+            queue_wait_s=queue_wait_s,
+            priority=priority,
+            balance=balance,
+            key=key,
+        )
+        return mark(options)(function)
+
+    return decorate(function) if function is not None else decorate
 
 
 def every(interval: str | float) -> Callable[[F], F]:
@@ -177,7 +188,8 @@ class Method:
         self.name = name
         self.options = options
         self.function = function
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.is_stream = inspect.isasyncgenfunction(function)  #: it yields its results one after another
+        self.is_async = self.is_stream or inspect.iscoroutinefunction(function)
         self.is_urgent = options.priority == "high"
         self.parameters = list(inspect.signature(function).parameters.values())[1:]  # without self
         wrong = [p.name for p in self.parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)]
@@ -188,12 +200,12 @@ class Method:
                 want="named parameters",
                 fix="callers pass arguments by name",
             )
-        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        if inspect.isgeneratorfunction(function):
             raise ConfigError(
                 at=f"@rpc {function.__qualname__}",
-                got="a generator",
-                want="a function with one result",
-                fix="return a list",
+                got="a generator that blocks",
+                want="a function with one result, or `async def` with `yield`",
+                fix="return a list, or make it an asynchronous generator",
             )
         self.names = frozenset(p.name for p in self.parameters)
         if options.key and options.key not in self.names:
@@ -215,10 +227,35 @@ class Method:
             ) from exc  # fmt: skip
 
     @cached_property
+    def stream_parameter(self) -> str | None:
+        """The parameter that takes a stream of the caller's: the one that is annotated `AsyncIterator[...]`."""
+        names = [p.name for p in self.parameters if element_of(self.hints.get(p.name)) is not None]
+        if len(names) > 1:
+            raise ConfigError(
+                at=f"@rpc {self.function.__qualname__}", got=" and ".join(names), want="one AsyncIterator parameter at most",
+                fix="merge the streams, or make two methods",
+            )  # fmt: skip
+        return names[0] if names else None
+
+    @cached_property
+    def element(self) -> TypeAdapter[Any]:
+        """Checks a value of the caller's stream."""
+        assert self.stream_parameter is not None
+        return _adapter(element_of(self.hints[self.stream_parameter]))
+
+    @cached_property
+    def _returns(self) -> Any:
+        """The annotation of the result, or of each value of a stream."""
+        hint = self.hints.get("return", Any)
+        return element_of(hint) or Any if self.is_stream else hint
+
+    @cached_property
     def arguments(self) -> TypeAdapter[Any]:
         """Checks a map of arguments."""
         fields: dict[str, Any] = {}
         for p in self.parameters:
+            if p.name == self.stream_parameter:
+                continue
             hint = self.hints.get(p.name, Any)
             fields[p.name] = Required[hint] if p.default is p.empty else NotRequired[hint]
         shape = TypedDict(f"{self.name}_arguments", fields)  # type: ignore[misc]
@@ -227,7 +264,7 @@ class Method:
     @cached_property
     def result(self) -> TypeAdapter[Any] | None:
         """Checks a result; None where the method does not say what it returns."""
-        hint = self.hints.get("return", Any)
+        hint = self._returns
         return None if hint is Any else _adapter(hint)
 
     @cached_property
@@ -237,7 +274,7 @@ class Method:
     @cached_property
     def _exact(self) -> type | None:
         """The result's type where a value of exactly that type needs no check and no conversion."""
-        hint = self.hints.get("return", Any)
+        hint = self._returns
         return hint if hint in (str, bytes, int, float, bool, type(None)) else None
 
     def prepare(self) -> None:
@@ -275,6 +312,8 @@ class Method:
             "doc": inspect.getdoc(self.function) or "",
             "arguments": _schema(lambda: self.arguments.json_schema()),
             "result": _schema(lambda: {} if self.result is None else self.result.json_schema(mode="serialization")),
+            "streams": self.is_stream,
+            "takes_stream": self.stream_parameter,
             "timeout_s": self.options.timeout_s,
             "idempotent": self.options.idempotent,
             "concurrency": self.options.concurrency,
@@ -286,6 +325,15 @@ class Method:
         options = self.options
         told = {"idempotent": options.idempotent, "balance": options.balance, "key": options.key}
         return {name: value for name, value in told.items() if value}
+
+
+def element_of(hint: Any) -> Any:
+    """What an `AsyncIterator[...]` (AsyncGenerator, AsyncIterable) yields; None for any other annotation."""
+    origin = get_origin(hint) or hint
+    if origin not in (AsyncIterator, AsyncGenerator, AsyncIterable):
+        return None
+    arguments = get_args(hint)
+    return arguments[0] if arguments else Any
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any]:

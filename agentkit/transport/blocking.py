@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import zmq
@@ -24,6 +24,7 @@ from agentkit.transport import context, frames
 from agentkit.transport.channel import CONNECT_MS, HANDSHAKE_MS
 from agentkit.transport.monitor import LOST, REFUSED, event_of, watched
 from agentkit.transport.peer import Identity
+from agentkit.transport.streams import size_of
 from agentkit.wire import codec, values
 from agentkit.wire import envelope as ak
 from agentkit.wire.attachments import Buffer, too_large, unpack
@@ -49,6 +50,7 @@ class BlockingChannel:
         self.is_usable = True
         self.is_in_use = False  #: its owner's: a call is under way
         self._is_connected = False
+        self._limits = limits
         self._next_id = 1
         self._pack = values.Packer().pack
         self._sock = context.socket(zmq.DEALER, max_frame_bytes=limits.frame_bytes)
@@ -62,6 +64,44 @@ class BlockingChannel:
 
     def request(self, method: str, body: bytes, deadline: Deadline, *, attachments: Sequence[Buffer] = ()) -> Any:
         """The plain result, or a CallError as in Channel.request. After Draining or a loss the channel is no use any more."""
+        id = self._begin(method, body, deadline, attachments, flags=0)
+        while True:
+            message, received = self._receive(deadline, f"{self.label}.{method}", sent=True)
+            if isinstance(message, ak.Reply) and message.id == id:
+                return self._value(received)
+            self._check_end(message, id)
+
+    def stream(
+        self, method: str, body: bytes, deadline: Deadline, *, attachments: Sequence[Buffer] = ()
+    ) -> Iterator[Any]:
+        """The results of a method that yields. While it goes on the channel takes no other call; closing it ends the call."""
+        id = self._begin(method, body, deadline, attachments, flags=ak.TAKES_STREAM)
+        expected = used = 0
+        is_over = False
+        try:
+            while True:
+                message, received = self._receive(deadline, f"{self.label}.{method}", sent=True)
+                if isinstance(message, ak.Chunk) and message.id == id:
+                    if message.seq != expected:
+                        raise self._broken(InternalError(f"{self.label}.{method}: a value of its stream is missing"))
+                    expected += 1
+                    yield self._value(received)
+                    used += size_of(b"", received[1:])
+                    if used * 2 >= self._limits.stream_bytes:
+                        self._send_aside(ak.Credit(id, used))
+                        used = 0
+                    continue
+                if isinstance(message, ak.Reply) and message.id == id:
+                    is_over = True
+                    return
+                is_over = isinstance(message, ak.Error) and message.id == id
+                self._check_end(message, id)
+        finally:
+            if not is_over and self.is_usable and not self._sock.closed:
+                self._send_aside(ak.Cancel(id))
+
+    def _begin(self, method: str, body: bytes, deadline: Deadline, attachments: Sequence[Buffer], *, flags: int) -> int:
+        """Send a request once the peer has introduced itself; its id."""
         while self.peer is None:
             self._receive(deadline, f"{self.label}.{method}", sent=False)
         self._catch_up()
@@ -70,24 +110,25 @@ class BlockingChannel:
             raise refusal
         id = self._next_id
         self._next_id += 1
-        self._send([self._pack(codec.request_fields(id, method, deadline.left_ms(), {})), body, *attachments])
-        while True:
-            message, received = self._receive(deadline, f"{self.label}.{method}", sent=True)
-            match message:
-                case ak.Reply() if message.id == id:
-                    return self._result(received)
-                case ak.Error() if message.id == id:
-                    raise from_wire(message.code, message.message, message.retry_safe, message.details)
-                case ak.GoAway():
-                    self.is_usable = False
-                    if message.last_id < id:
-                        raise Draining(f"{self.label} goes away: {message.reason}")
-                case _:
-                    pass  # the late answer of a call that was given up
+        header = self._pack(codec.request_fields(id, method, deadline.left_ms(), {}, flags))
+        self._send([header, body, *attachments])
+        return id
+
+    def _check_end(self, message: ak.Message, id: int) -> None:
+        """Raises what `message` says about the call `id`, if it ends it."""
+        match message:
+            case ak.Error() if message.id == id:
+                raise from_wire(message.code, message.message, message.retry_safe, message.details)
+            case ak.GoAway():
+                self.is_usable = False
+                if message.last_id < id:
+                    raise Draining(f"{self.label} goes away: {message.reason}")
+            case _:
+                pass  # the late answer of a call that was given up
 
     def __del__(self) -> None:
         """Its thread ended: with it goes the channel."""
-        if hasattr(self, "_poller"):  # else it was never connected
+        if hasattr(self, "_both"):  # else it was never connected
             self.close()
 
     def close(self) -> None:
@@ -174,7 +215,7 @@ class BlockingChannel:
         except zmq.Again as exc:
             raise self._broken(Draining(f"{self.label}: its connection went before the request was sent")) from exc
 
-    def _result(self, received: frames.Frames) -> Any:
+    def _value(self, received: frames.Frames) -> Any:
         try:
             return unpack(received[1], received[2:]) if len(received) > 1 else None
         except values.Undecodable as exc:

@@ -19,6 +19,7 @@ from agentkit.errors import (
     CallError,
     DeadlineExceeded,
     Draining,
+    InternalError,
     PeerLost,
     Unauthenticated,
     Unreachable,
@@ -32,6 +33,7 @@ from agentkit.transport.batch import BATCH_FRAME_BYTES, Batch, Part, messages
 from agentkit.transport.monitor import LOST, REFUSED, Monitor
 from agentkit.transport.peer import Identity
 from agentkit.transport.reader import Reader
+from agentkit.transport.streams import CallStreams, Received, StreamBroken
 from agentkit.wire import codec, values
 from agentkit.wire import envelope as ak
 from agentkit.wire.attachments import Buffer, Content, too_large, unpack
@@ -57,13 +59,15 @@ class State(Enum):
 
 
 class _Call:
-    __slots__ = ("content", "future", "idempotent", "meta", "method", "tick")
+    __slots__ = ("content", "flags", "future", "idempotent", "meta", "method", "streams", "tick")
 
     def __init__(
-        self, method: str, content: Content, meta: ak.Meta, future: asyncio.Future[Any], idempotent: bool
+        self, method: str, content: Content, meta: ak.Meta, future: asyncio.Future[Any], idempotent: bool, flags: int
     ) -> None:
         self.method, self.content, self.meta, self.future, self.idempotent = method, content, meta, future, idempotent
+        self.flags = flags
         self.tick = 0
+        self.streams: CallStreams | None = None
 
 
 class Channel:
@@ -130,6 +134,7 @@ class Channel:
         *,
         attachments: Sequence[Buffer] = (),
         idempotent: bool = False,
+        flags: int = 0,
     ) -> tuple[int, asyncio.Future[Any]]:
         """Start a call that ends at `at_s`; returns its id (for `cancel`) and its future.
 
@@ -142,7 +147,10 @@ class Channel:
         id = self._next_id
         self._next_id = id + 1
         future: asyncio.Future[Any] = self._loop.create_future()
-        call = _Call(method, content, meta, future, idempotent)
+        call = _Call(method, content, meta, future, idempotent, flags)
+        if flags:
+            call.streams = CallStreams(id, self._limits.stream_bytes, flags, self._send_part)
+            future.add_done_callback(call.streams.ended)
         call.tick = self._deadlines.add(id, at_s)
         if self.state is State.OPEN and not self._waiting and len(self._calls) < self._peer_limits.in_flight:
             self._send_call(id, call, at_s)
@@ -152,6 +160,12 @@ class Channel:
             self._heard_s = now_s()
             self._ping_timer = self._loop.call_later(PING_AFTER_S, self._check_life)
         return id, future
+
+    def streams(self, id: int) -> CallStreams:
+        """The streams of a call that was just requested with flags."""
+        call = self._calls.get(id) or self._waiting[id][0]
+        assert call.streams is not None
+        return call.streams
 
     def cancel(self, id: int) -> None:
         """The caller does not want the answer any more."""
@@ -212,11 +226,18 @@ class Channel:
                 )
             return
         self._calls[id] = call
-        part = Part(codec.request_fields(id, call.method, budget_ms, call.meta), *call.content)
+        part = Part(codec.request_fields(id, call.method, budget_ms, call.meta, call.flags), *call.content)
+        if call.streams is not None:
+            call.streams.begin(self._peer_limits.stream_bytes)
         if len(self._calls) > 1:
             self._batch.add(None, part)
         else:  # nobody to share the way with
             self._send_requests(None, [part])
+
+    def _send_part(self, part: Part) -> None:
+        """Something that belongs to a call; what becomes of it the call's own end tells."""
+        if self.state is not State.CLOSED:
+            self._batch.add(None, part)
 
     def _send_requests(self, _: None, parts: list[Part]) -> None:
         calls = self._calls
@@ -226,11 +247,16 @@ class Channel:
             if not self._send(message):
                 # the connection went first: these certainly do not run, whatever becomes of the others
                 for part in parts[sent:]:
-                    id: int = part.fields[1]  # type: ignore[assignment]
-                    call = calls.pop(id)
-                    self._fail(id, call, Draining(f"{self.label}: its connection went before the request was sent"))
+                    call = self._unsent(part)
+                    if call is not None:
+                        id: int = part.fields[1]  # type: ignore[assignment]
+                        self._fail(id, call, Draining(f"{self.label}: its connection went before the request was sent"))
                 return
             sent += count
+
+    def _unsent(self, part: Part) -> _Call | None:
+        """The call that `part` was to begin, taken out; None for what continues one."""
+        return self._calls.pop(part.fields[1], None) if part.fields[0] == ak.Kind.REQUEST else None  # type: ignore[call-overload]
 
     def _send_waiting(self) -> None:
         while self._waiting and self.state is State.OPEN and len(self._calls) < self._peer_limits.in_flight:
@@ -262,6 +288,12 @@ class Channel:
         match message:
             case ak.Reply():
                 self._on_reply(message.id, content)
+            case ak.Chunk():
+                self._on_chunk(message, Received.of(content))
+            case ak.Credit():
+                call = self._calls.get(message.id)
+                if call is not None and call.streams is not None:
+                    call.streams.granted(message.n)
             case ak.Error():
                 self._on_error(message)
             case ak.Welcome():
@@ -286,6 +318,17 @@ class Channel:
                 future.set_exception(from_wire("internal", f"{self.label}.{call.method}: {exc}", False, {}))
         if self._waiting or self.state is State.LEAVING:
             self._after_answer()
+
+    def _on_chunk(self, chunk: ak.Chunk, value: Received) -> None:
+        call = self._calls.get(chunk.id)
+        if call is None or call.streams is None:
+            return  # cancelled, or its deadline passed
+        try:
+            call.streams.received(chunk.seq, value)
+        except StreamBroken as exc:
+            if not call.future.done():
+                call.future.set_exception(InternalError(f"{self.label}.{call.method}: {exc}"))
+            self.cancel(chunk.id)
 
     def _on_error(self, error: ak.Error) -> None:
         failure = from_wire(error.code, error.message, error.retry_safe, error.details)
@@ -402,9 +445,9 @@ class Channel:
             self._ping_timer.cancel()
         self._sock.close(linger=linger_ms)
         for part in self._batch.take(None):  # it was to leave at the end of this turn: nobody has seen it
-            id: int = part.fields[1]  # type: ignore[assignment]
-            if id in self._calls:
-                self._waiting[id] = (self._calls.pop(id), 0.0)
+            call = self._unsent(part)
+            if call is not None:
+                self._waiting[part.fields[1]] = (call, 0.0)  # type: ignore[index]
         self._move_waiting(waiting or Draining(f"{self.label}: {error.message}"))
         calls = deque(self._calls.values())
         self._calls.clear()

@@ -8,12 +8,13 @@ import asyncio
 import contextlib
 import socket as stdlib_socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 import zmq
 
 from agentkit.clock import now_s
-from agentkit.errors import BadRequest, CallError, Draining, Overloaded, TooLarge, UnsupportedVersion
+from agentkit.errors import BadRequest, CallCancelled, CallError, Draining, Overloaded, TooLarge, UnsupportedVersion
 from agentkit.observe.log import get_logger
 from agentkit.resilience.deadline import Deadline
 from agentkit.transport import adopt, context, frames
@@ -22,6 +23,7 @@ from agentkit.transport.monitor import Monitor
 from agentkit.transport.peer import Identity, Inbound, Peer
 from agentkit.transport.plain import PlainCallers
 from agentkit.transport.reader import Reader
+from agentkit.transport.streams import Incoming, Received, StreamBroken, Window, size_of
 from agentkit.transport.strikes import Strikes
 from agentkit.wire import attachments, codec, plain, values
 from agentkit.wire import envelope as ak
@@ -84,8 +86,11 @@ class Inbox:
         self._backlog_pause_s = BACKLOG_RETRY_S[0]
         self._complained_s = 0.0
         # The kind's class does not matter: the table is only read
-        self._on: dict[type, Callable[[Peer, Any], None]] = {
+        self._on: dict[type, Callable[[Peer, Any, frames.Frames], None]] = {
             ak.Cancel: self._on_cancel,
+            ak.Chunk: self._on_chunk,
+            ak.End: self._on_end,
+            ak.Credit: self._on_credit,
             ak.Bye: self._on_bye,
             ak.Ping: self._on_ping,
             ak.Pong: lambda *_: None,
@@ -182,6 +187,22 @@ class Inbox:
         elif self._finish(inbound):
             self._send_answer(inbound.peer, Part(codec.reply_fields(inbound.id), *content))
 
+    async def write(self, inbound: Inbound, value: object) -> None:
+        """Send one value of a stream as soon as its caller has room for it; `values.Unsendable` when it does not travel.
+
+        CallCancelled when the caller has gone."""
+        assert inbound.window is not None
+        content = self._pack_content(value)
+        refusal = attachments.too_large(f"a value of {inbound.method}", content, inbound.peer.limits)
+        if refusal is not None:
+            raise refusal
+        await inbound.window.room()
+        seq = inbound.window.spend(size_of(*content))
+        self._batch.add(inbound.peer, Part(codec.chunk_fields(inbound.id, seq), *content))
+
+    def _grant(self, inbound: Inbound, n: int) -> None:
+        self._batch.add(inbound.peer, Part(codec.credit_fields(inbound.id, n)))
+
     def refuse(self, inbound: Inbound, error: CallError) -> None:
         """Send `error` as the one answer."""
         if inbound.plain is not None:
@@ -195,6 +216,10 @@ class Inbox:
         is_first = not inbound.is_answered
         inbound.is_answered = True
         inbound.peer.in_flight.pop(inbound.id, None)
+        if inbound.window is not None:
+            inbound.window.end(CallCancelled("the caller has gone"))
+        if inbound.incoming is not None:
+            inbound.incoming.end(CallCancelled("the caller has gone"))
         self._note_change()
         return is_first
 
@@ -241,7 +266,7 @@ class Inbox:
             if handle is None:
                 self._on_garbage(routing_id, f"{type(message).__name__} is for callers", None)
             else:
-                handle(peer, message)
+                handle(peer, message, content)
 
     def _on_hello(self, routing_id: bytes, hello: ak.Hello) -> None:
         refusal: CallError | None = None
@@ -273,7 +298,13 @@ class Inbox:
             self._on_garbage(peer.routing_id, "a request id was used before", request.id)
             return
         body = content[0] if content else b"\x80"
-        inbound = Inbound(peer, request.id, request.method, request.budget_ms, request.meta, body, content[1:])
+        inbound = Inbound(
+            peer, request.id, request.method, request.budget_ms, request.meta, body, content[1:], None, request.flags
+        )
+        if request.flags & ak.GIVES_STREAM:
+            inbound.incoming = Incoming(self.limits.stream_bytes, partial(self._grant, inbound))
+        if request.flags & ak.TAKES_STREAM:
+            inbound.window = Window(peer.limits.stream_bytes)
         peer.in_flight[request.id] = inbound
         if self._is_draining:
             self.refuse(inbound, Draining(f"{self.me.id} is stopping"))
@@ -301,15 +332,38 @@ class Inbox:
         if inbound is not None:
             self._receiver.request(inbound)
 
-    def _on_cancel(self, peer: Peer, cancel: ak.Cancel) -> None:
+    def _on_chunk(self, peer: Peer, chunk: ak.Chunk, content: frames.Frames) -> None:
+        inbound = peer.in_flight.get(chunk.id)
+        if inbound is None:
+            return  # answered already
+        try:
+            if inbound.incoming is None:
+                raise StreamBroken("a stream came that was not announced")
+            inbound.incoming.put(chunk.seq, Received.of(content))
+        except StreamBroken as exc:
+            self._count_bad(peer.routing_id, str(exc))
+            self.refuse(inbound, BadRequest(f"{inbound.method}: {exc}"))
+            self._receiver.abandon(inbound)
+
+    def _on_end(self, peer: Peer, end: ak.End, _: frames.Frames) -> None:
+        inbound = peer.in_flight.get(end.id)
+        if inbound is not None and inbound.incoming is not None:
+            inbound.incoming.end()
+
+    def _on_credit(self, peer: Peer, credit: ak.Credit, _: frames.Frames) -> None:
+        inbound = peer.in_flight.get(credit.id)
+        if inbound is not None and inbound.window is not None:
+            inbound.window.grant(credit.n)
+
+    def _on_cancel(self, peer: Peer, cancel: ak.Cancel, _: frames.Frames) -> None:
         inbound = peer.in_flight.get(cancel.id)
         if inbound is not None:
             self._abandon(inbound)
 
-    def _on_bye(self, peer: Peer, _bye: ak.Bye) -> None:
+    def _on_bye(self, peer: Peer, _bye: ak.Bye, _: frames.Frames) -> None:
         self._lose(peer)
 
-    def _on_ping(self, peer: Peer, ping: ak.Ping) -> None:
+    def _on_ping(self, peer: Peer, ping: ak.Ping, _: frames.Frames) -> None:
         self._send(peer, [codec.encode(ak.Pong(ping.id))])
 
     def _on_garbage(self, routing_id: bytes, why: str, id: int | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from agentkit.names import AgentId, Incarnation
 from agentkit.transport.batch import BATCH_FRAME_BYTES
+from agentkit.transport.streams import Incoming, Window
 from agentkit.wire.attachments import Buffer
 from agentkit.wire.envelope import AK1_VERSION, BATCHES, READS_ONLY_IN_CALLS, Hello, Limits, Meta
 from agentkit.wire.plain import PlainRequest
@@ -65,7 +66,10 @@ class Peer:
 class Inbound:
     """One request on its way to a handler. Answered exactly once, by `Inbox.answer` or `Inbox.refuse`."""
 
-    __slots__ = ("attachments", "body", "budget_ms", "id", "is_answered", "meta", "method", "peer", "plain", "work")
+    __slots__ = (
+        "attachments", "body", "budget_ms", "flags", "id", "incoming", "is_answered", "meta", "method", "peer", "plain", "window",
+        "work",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -77,6 +81,7 @@ class Inbound:
         body: bytes,
         attachments: Sequence[Buffer],
         plain: PlainRequest | None = None,
+        flags: int = 0,
     ) -> None:
         self.peer = peer
         self.id = id
@@ -86,5 +91,8 @@ class Inbound:
         self.body = body
         self.attachments = attachments
         self.plain = plain
+        self.flags = flags
+        self.incoming: Incoming | None = None  #: what the caller streams
+        self.window: Window | None = None  #: the caller's credit for what is streamed to it
         self.is_answered = False
         self.work: Any = None  #: whatever the dispatcher hangs here to be able to cancel

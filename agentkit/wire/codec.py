@@ -34,9 +34,9 @@ def encode(message: Message) -> bytes:
     return _pack(_FIELDS[type(message)](message))  # type: ignore[no-any-return]
 
 
-def request_fields(id: int, method: str, budget_ms: int, meta: ak.Meta) -> tuple[object, ...]:
+def request_fields(id: int, method: str, budget_ms: int, meta: ak.Meta, flags: int = 0) -> tuple[object, ...]:
     """The header of a REQUEST before packing, for those who pack one per call with a Packer of their own."""
-    return (3, id, method, budget_ms, 0, meta)
+    return (3, id, method, budget_ms, flags, meta)
 
 
 def reply_fields(id: int) -> tuple[object, ...]:
@@ -47,6 +47,21 @@ def reply_fields(id: int) -> tuple[object, ...]:
 def error_fields(error: ak.Error) -> tuple[object, ...]:
     """The header of an ERROR, likewise."""
     return (5, *error)
+
+
+def chunk_fields(id: int, seq: int) -> tuple[object, ...]:
+    """The header of a CHUNK, likewise."""
+    return (6, id, seq)
+
+
+def end_fields(id: int) -> tuple[object, ...]:
+    """The header of an END, likewise."""
+    return (7, id)
+
+
+def credit_fields(id: int, n: int) -> tuple[object, ...]:
+    """The header of a CREDIT, likewise."""
+    return (8, id, n)
 
 
 def batch_fields(items: list[object]) -> tuple[object, ...]:
@@ -82,6 +97,12 @@ def read(fields: object) -> Message:
 def _is(value: Any, wanted: type, what: str) -> Any:
     if type(value) is not wanted:
         raise TypeError(f"{what} is {type(value).__name__}, want {wanted.__name__}")
+    return value
+
+
+def _count(value: Any, what: str) -> int:
+    if type(value) is not int or not 0 <= value < _ID_LIMIT:
+        raise TypeError(f"{what} is no number from 0 on")
     return value
 
 
@@ -150,6 +171,9 @@ _FIELDS: Final[Mapping[type, Callable[[Any], tuple[Any, ...]]]] = {
     ak.Request: lambda m: (3, m.id, m.method, m.budget_ms, m.flags, m.meta),
     ak.Reply: lambda m: (4, m.id, m.meta),
     ak.Error: lambda m: (5, m.id, m.code, m.message, m.retry_safe, m.details),
+    ak.Chunk: lambda m: (6, m.id, m.seq),
+    ak.End: lambda m: (7, m.id),
+    ak.Credit: lambda m: (8, m.id, m.n),
     ak.Cancel: lambda m: (9, m.id),
     ak.GoAway: lambda m: (10, 0, m.reason, m.last_id),
     ak.Bye: lambda _: (11, 0),
@@ -164,6 +188,9 @@ _BUILDERS: Final[Mapping[int, Callable[[list[Any]], Message]]] = {
     Kind.REQUEST.value: _request,
     Kind.REPLY.value: _reply,
     Kind.ERROR.value: _error,
+    Kind.CHUNK.value: lambda f: ak.Chunk(f[1], _count(f[2], "seq")),
+    Kind.END.value: lambda f: ak.End(f[1]),
+    Kind.CREDIT.value: lambda f: ak.Credit(f[1], _count(f[2], "n")),
     Kind.CANCEL.value: lambda f: ak.Cancel(f[1]),
     Kind.GOAWAY.value: lambda f: ak.GoAway(_is(f[2], str, "reason"), _is(f[3], int, "last_id")),
     Kind.BYE.value: lambda _: ak.Bye(),

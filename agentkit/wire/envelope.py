@@ -18,6 +18,12 @@ MAX_BUDGET_MS: Final = 2**31 - 1
 
 Meta = Mapping[str, Any]
 
+#: Flags of a REQUEST: the caller reads a stream of results; it sends a stream of its own (`meta` names the parameter).
+TAKES_STREAM: Final = 1
+GIVES_STREAM: Final = 2
+#: Where `meta` names the parameter that a caller's stream is for.
+STREAM_KEY: Final = "stream"
+
 #: Capability in HELLO and WELCOME: whoever says it understands BATCH.
 BATCHES: Final = "batch"
 
@@ -26,7 +32,7 @@ READS_ONLY_IN_CALLS: Final = "reads-only-in-calls"
 
 
 class Kind(IntEnum):
-    """First field of every header. 6 to 8 belong to streams."""
+    """First field of every header."""
 
     HELLO = 1
     WELCOME = 2
@@ -50,6 +56,7 @@ class Limits(NamedTuple):
     frame_bytes: int = 16 * 1024 * 1024  # also ZMQ_MAXMSGSIZE, where libzmq cuts the connection without a word
     attachments: int = 64
     in_flight: int = 1024  # calls of one channel that are running or waiting
+    stream_bytes: int = 1024 * 1024  # of one stream, that may be under way unread; then its sender waits for CREDIT
 
 
 class Hello(NamedTuple):
@@ -78,7 +85,7 @@ class Request(NamedTuple):
     id: int
     method: str
     budget_ms: int  # what is left of the caller's deadline; relative, because clocks differ
-    flags: int  # none defined yet; unknown ones are ignored
+    flags: int  # TAKES_STREAM, GIVES_STREAM; unknown ones are ignored
     meta: Meta
 
 
@@ -118,10 +125,30 @@ class Pong(NamedTuple):
     id: int
 
 
+class Chunk(NamedTuple):
+    """One value of a stream, from whichever side sends it; the body follows."""
+
+    id: int  # of the REQUEST that the stream belongs to
+    seq: int  # from 0, without gaps
+
+
+class End(NamedTuple):
+    """The caller's stream is complete. (The callee's ends with its REPLY or ERROR.)"""
+
+    id: int
+
+
+class Credit(NamedTuple):
+    """The reader of a stream has used `n` more bytes: its sender may send as many."""
+
+    id: int
+    n: int
+
+
 class Batch(NamedTuple):
     """Several messages without attachments in one frame: the fields of a header and its body (or None) in turn."""
 
     items: list[Any]
 
 
-Message = Hello | Welcome | Request | Reply | Error | Cancel | GoAway | Bye | Ping | Pong | Batch
+Message = Hello | Welcome | Request | Reply | Error | Chunk | End | Credit | Cancel | GoAway | Bye | Ping | Pong | Batch

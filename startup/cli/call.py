@@ -2,9 +2,11 @@
 
     agentkit call TaskManager create title="buy milk" priority=3
     agentkit call TaskManager list --payload '{"limit": 10}' --timeout 2
+    agentkit call Writer words n=100 --stream
 
 A value is read as JSON where it is JSON (3, true, null, [1,2], "3"), else it is text. key=value pairs come on top of
---payload. With --json: {"result": ...} or {"error": {"code", "message", ...}}. Exit code 1 when the call failed.
+--payload. With --json: {"result": ...} or {"error": {"code", "message", ...}}. --stream shows what a method yields, a line for
+each as it comes; with --json each line is such an object. Exit code 1 when the call failed.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, metavar="S", help="seconds to wait; default: what the method says, else 5"
     )
+    parser.add_argument("--stream", action="store_true", help="the method yields its results: show each as it comes")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,6 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         with BlockingClient(node=node.control) as client:
+            if arguments.stream:
+                for value in client.stream(arguments.agent, arguments.method, payload, timeout=arguments.timeout):
+                    say(json.dumps({"result": value}, default=str) if arguments.json else as_text(value))
+                return exits.DONE
             result = client.call(arguments.agent, arguments.method, payload, timeout=arguments.timeout)
     except CallError as exc:
         return failed(exc, as_json=arguments.json)
