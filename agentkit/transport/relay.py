@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,7 +76,8 @@ class Relay:
 
         def change(mesh: zmq.Socket[Any]) -> None:
             if old is not None:
-                mesh.disconnect(old)
+                with suppress(zmq.ZMQError):  # an address that could not be connected to
+                    mesh.disconnect(old)
             if out is not None:
                 mesh.connect(out)
 

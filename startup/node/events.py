@@ -115,7 +115,7 @@ class NodeEvents:
         """What an agent of this machine has published and received so far (agent.events.summary)."""
         try:
             summary = _checked(json.loads(text))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             log.warning("events.bad_summary", agent=str(id))
             return
         last = self._told.get(id)
