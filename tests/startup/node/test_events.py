@@ -99,7 +99,9 @@ async def test_what_agents_tell_is_kept_for_those_that_are_known_with_rates(tmp_
         assert len(events.seen(lambda _: True)["agents"]) == 1
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "{}", told({"a": "x"}), told({}, patterns=3), told([]), told({"a": float("inf")})])  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "{}", told({"a": "x"}), told({}, patterns=3), told([]), told({"a": float("inf")})]
+)  # type: ignore[arg-type]
 async def test_garbage_of_an_agent_changes_nothing(tmp_path: Path, text: str) -> None:
     async with events_of(tmp_path, "127.0.0.1") as (events, _):
         events.told(aid("a/X"), text)
