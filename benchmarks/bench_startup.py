@@ -25,7 +25,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
-from common import ROOT, Processes, Table, free_ports, median, options, pss_mb, say, show, stopwatch, wakeups_per_second
+from common import (
+    ROOT,
+    Processes,
+    Table,
+    compile_all,
+    free_ports,
+    median,
+    options,
+    pss_mb,
+    say,
+    show,
+    stopwatch,
+    wakeups_per_second,
+)
 from startup_peers import LAUNCHERS
 
 FLEET84: Final = ROOT / "configs" / "fleet84.yaml"
@@ -256,6 +269,7 @@ def _large_yaml(ports: list[int]) -> str:
 
 def main() -> None:
     wanted = options(__doc__ or "")
+    compile_all()
     parts = {
         "startup": lambda: startup(1 if wanted.quick else 5),
         "rest": lambda: rest(10.0 if wanted.quick else 60.0),

@@ -8,6 +8,7 @@ contenders are interleaved, and the median is what is printed, so that a slow mi
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import ctypes
 import json
@@ -19,6 +20,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,6 +127,18 @@ def show(name: str, tables: Sequence[Table], *, as_json: bool) -> None:
     print(f"# {name}: " + ", ".join(f"{key} {value}" for key, value in machine.items()))
     for table in tables:
         print(f"\n{table}")
+
+
+def compile_all() -> None:
+    """Write the bytecode of the checkout and of everything that is installed beside it.
+
+    What pip installs is compiled and a fresh checkout is not, nor is anything where PYTHONDONTWRITEBYTECODE is set: then each start of
+    each contender would compile all that it imports (plain `python` processes took 4.4 s instead of 1.5 s)."""
+    for folder in (
+        *(ROOT / name for name in ("agentkit", "startup", "agents", "benchmarks")),
+        sysconfig.get_path("purelib"),
+    ):
+        compileall.compile_dir(folder, quiet=2)
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What an agent tells whoever started it: ready, healthy, busy, stopping, failed. sd_notify with our own X_AGENTKIT_* fields beside.
 
 Nothing here blocks the loop: when the other side's queue is full (it holds ten datagrams by default), what must arrive is sent
-again a little later; what comes again by itself (watchdog, counters) is not."""
+again a little later until it does, the watchdog's food a few times; counters come again by themselves."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from agentkit.transport.notify import Notifier, Outcome
 
 #: Pause before a full queue is tried again, in seconds.
 RETRY_S: Final = 0.02
+#: How often WATCHDOG is tried again: the whole fleet says it at once. A node that takes nothing for so long hangs, and the next is due
+#: in a few seconds anyway.
+ALIVE_RETRIES: Final = 3
 
 
 class Teller:
@@ -30,6 +33,7 @@ class Teller:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._alive_timer: asyncio.TimerHandle | None = None
         self._unsent: deque[tuple[Mapping[str, object], tuple[int, ...]]] = deque()
 
     def ready(
@@ -57,9 +61,11 @@ class Teller:
         """The verdict has changed."""
         self._tell(_health(verdict))
 
-    def alive(self) -> None:
+    def alive(self, retries: int = ALIVE_RETRIES) -> None:
         """The loop still turns."""
-        self._notifier.send_now({"WATCHDOG": 1})
+        self._alive_timer = None
+        if self._notifier.send_now({"WATCHDOG": 1}) is Outcome.FULL and retries:
+            self._alive_timer = self._loop.call_later(RETRY_S, self.alive, retries - 1)
 
     def stopping(self) -> None:
         """It takes no new calls."""
@@ -80,8 +86,9 @@ class Teller:
     def close(self) -> None:
         """What was not sent by now is not sent."""
         self._unsent.clear()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._alive_timer):
+            if timer is not None:
+                timer.cancel()
 
     def _tell(self, fields: Mapping[str, object], fds: tuple[int, ...] = ()) -> None:
         self._unsent.append((fields, fds))

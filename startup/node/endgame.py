@@ -14,7 +14,8 @@ import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
+from functools import cached_property
+from typing import Final
 
 from startup.node import procinfo
 from startup.node.procinfo import ProcStat
@@ -35,35 +36,51 @@ _INCARNATION: Final = re.compile(rb"(?:^|\0)AGENTKIT_INCARNATION=(\d+)\0")
 Known = tuple[int, int]  #: pid, start_ticks
 
 
-class Census(NamedTuple):
-    """One pass over /proc."""
+class Census:
+    """One pass over /proc. What is asked of it is asked for every process that stops, so it is sorted once, not searched each time."""
 
-    stats: Mapping[int, ProcStat]  #: of what is alive
-    marked: Mapping[int, int]  #: pid -> incarnation, of this node's processes and what they started
+    def __init__(self, stats: Mapping[int, ProcStat], marked: Mapping[int, int]) -> None:
+        """`stats`: of what is alive. `marked`: pid -> incarnation, of this node's processes and what they started."""
+        self.stats = stats
+        self.marked = marked
+
+    @cached_property
+    def _children(self) -> Mapping[int, Sequence[int]]:
+        return _grouped((found.ppid, found.pid) for found in self.stats.values())
+
+    @cached_property
+    def _together(self) -> Mapping[int, Sequence[int]]:
+        """Session or group -> its members."""
+        return _grouped((of, found.pid) for found in self.stats.values() for of in {found.session, found.pgrp})
+
+    @cached_property
+    def _bearers(self) -> Mapping[int, Sequence[int]]:
+        """Incarnation -> who bears it."""
+        return _grouped((incarnation, pid) for pid, incarnation in self.marked.items())
 
     def descendants(self, roots: Iterable[int]) -> set[int]:
         """`roots` and everything below them that is alive."""
-        children: dict[int, list[int]] = {}
-        for found in self.stats.values():
-            children.setdefault(found.ppid, []).append(found.pid)
         seen: set[int] = set()
         todo = list(roots)
         while todo:
             pid = todo.pop()
             if pid not in seen:
                 seen.add(pid)
-                todo += children.get(pid, ())
-        return seen & self.stats.keys()
+                todo += self._children.get(pid, ())
+        return {pid for pid in seen if pid in self.stats}
 
     def remains(self, pid: int, incarnation: int, known: Iterable[Known] = ()) -> list[ProcStat]:
         """What is left of the process `pid`: its session, its group, what bears its incarnation, what is in `known`, and all below."""
-        roots = {
-            found.pid
-            for found in self.stats.values()
-            if pid in (found.session, found.pgrp) or self.marked.get(found.pid) == incarnation
-        }
+        roots = {*self._together.get(pid, ()), *self._bearers.get(incarnation, ())} & self.stats.keys()
         roots |= {pid for pid, start in known if pid in self.stats and self.stats[pid].start_ticks == start}
         return [self.stats[found] for found in sorted(self.descendants(roots))]
+
+
+def _grouped(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
+    groups: dict[int, list[int]] = {}
+    for key, member in pairs:
+        groups.setdefault(key, []).append(member)
+    return groups
 
 
 class Endgame:

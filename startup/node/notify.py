@@ -26,8 +26,14 @@ MAX_FIELDS: Final = 64
 MAX_FDS: Final = 16
 #: Messages taken in one turn of the loop.
 _PER_TURN: Final = 128
+#: After nothing but watchdog messages, how long the next are left to gather, in seconds: those of a fleet coincide, and each woke the
+#: node by itself. Twice as long, and the ten that the queue holds were not enough for them.
+GATHER_S: Final = 0.002
 #: What the kernel may hold for us, in bytes; it grants what it allows.
 _RECEIVE_BUFFER: Final = 8 * 1024 * 1024
+
+#: What an agent says that has nothing else to say.
+WATCHDOG: Final = {"WATCHDOG": "1"}
 
 _CREDENTIALS: Final = struct.Struct("3i")
 _INT_BYTES: Final = array.array("i").itemsize
@@ -51,6 +57,7 @@ class NotifyServer:
         self.dropped = 0  #: messages too long, from another user, or without a sender
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
+        self._gathering: asyncio.TimerHandle | None = None
         self.path.unlink(missing_ok=True)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -60,23 +67,37 @@ class NotifyServer:
         self._loop.add_reader(self._sock, self._drain)
 
     def close(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
         self._loop.remove_reader(self._sock)
         self._sock.close()
         self.path.unlink(missing_ok=True)
 
     def _drain(self) -> None:
-        for _ in range(_PER_TURN):  # what is left makes the socket readable again in the next turn
+        is_routine = True
+        for taken in range(_PER_TURN):  # what is left makes the socket readable again in the next turn
             try:
                 notification = self._receive()
             except BlockingIOError:
+                if taken and is_routine:
+                    self._gather()
                 return
             if notification is None:
                 self.dropped += 1
                 continue
+            is_routine = is_routine and notification.fields == WATCHDOG
             try:
                 self._on_message(notification)
             except Exception:
                 log.exception("notify.failed", pid=notification.pid)
+
+    def _gather(self) -> None:
+        self._loop.remove_reader(self._sock)
+        self._gathering = self._loop.call_later(GATHER_S, self._gathered)
+
+    def _gathered(self) -> None:
+        self._gathering = None
+        self._loop.add_reader(self._sock, self._drain)
 
     def _receive(self) -> Notification | None:
         space = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(MAX_FDS * _INT_BYTES)

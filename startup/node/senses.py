@@ -11,7 +11,7 @@ from typing import Any, Final
 from agentkit.names import AgentId
 from agentkit.observe.log import get_logger
 from startup.node.hands import Hands, Running
-from startup.node.notify import Notification
+from startup.node.notify import WATCHDOG, Notification
 from startup.node.sockets import named
 from startup.node.turns import Turns
 from startup.node.zygote_wire import close_all
@@ -49,7 +49,7 @@ class Senses:
             self._unclaimed.append(said)
             if len(self._unclaimed) > MAX_UNCLAIMED:
                 close_all(self._unclaimed.popleft().fds)
-        elif said.fields == {"WATCHDOG": "1"}:
+        elif said.fields == WATCHDOG:
             if self._core.fed(running.id, running.incarnation, self._turns.now_s()):
                 self._turns.soon()
         elif said.fields.keys() == {"X_AGENTKIT_EVENTS"}:

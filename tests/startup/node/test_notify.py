@@ -141,3 +141,26 @@ async def test_handler_that_raises_loses_no_other_message(run_folder: Path) -> N
 def test_fields_are_bounded_and_lines_without_a_name_left_out() -> None:
     assert parse(b"A=1\nno name\n=x\nB=a=b\n") == {"A": "1", "B": "a=b"}
     assert len(parse(b"\n".join(b"F%d=1" % n for n in range(1000)))) == MAX_FIELDS
+
+
+async def test_watchdog_messages_that_come_while_others_gather_are_heard_too_and_what_follows_them(
+    heard: Heard,
+) -> None:
+    notifier = heard.notifier()
+    for _ in range(3):  # each after the pause that the one before began
+        assert notifier.send({"WATCHDOG": 1})
+        assert (await heard.next()).fields == {"WATCHDOG": "1"}
+    assert notifier.send({"WATCHDOG": 1})
+    assert notifier.send({"READY": 1})
+    assert [(await heard.next()).fields for _ in range(2)] == [{"WATCHDOG": "1"}, {"READY": "1"}]
+    notifier.close()
+
+
+async def test_a_server_that_closes_while_messages_gather_is_closed(run_folder: Path) -> None:
+    heard = Heard(run_folder)
+    notifier = heard.notifier()
+    assert notifier.send({"WATCHDOG": 1})
+    await heard.next()
+    heard.server.close()
+    assert not notifier.send({"WATCHDOG": 1})
+    notifier.close()
