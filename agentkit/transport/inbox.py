@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket as stdlib_socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -18,8 +18,9 @@ from agentkit.errors import BadRequest, CallCancelled, CallError, Draining, Over
 from agentkit.observe.log import get_logger
 from agentkit.resilience.deadline import Deadline
 from agentkit.transport import adopt, context, frames
-from agentkit.transport.batch import Batch, Part, messages
+from agentkit.transport.batch import Part
 from agentkit.transport.monitor import Monitor
+from agentkit.transport.outbox import Outbox
 from agentkit.transport.peer import Identity, Inbound, Peer
 from agentkit.transport.plain import PlainCallers
 from agentkit.transport.reader import Reader
@@ -27,17 +28,12 @@ from agentkit.transport.streams import Incoming, Received, StreamBroken, Window,
 from agentkit.transport.strikes import Strikes
 from agentkit.wire import attachments, codec, plain, values
 from agentkit.wire import envelope as ak
-from agentkit.wire.attachments import Buffer
 from agentkit.wire.envelope import AK1_VERSION, Limits
 
 log = get_logger("agentkit.inbox")
 
 #: Channels that may be open at once; a HELLO above that is refused, so that strangers can't fill the memory.
 MAX_PEERS: Final = 20_000
-#: What is kept for a peer whose queue is full; beyond it the peer counts as lost.
-MAX_BACKLOG_BYTES: Final = 64 * 1024 * 1024
-#: Pause before a full queue is tried again, in seconds: first, and at most. Doubled while nothing of it can go.
-BACKLOG_RETRY_S: Final = (0.005, 0.5)
 #: What is kept of the names that a caller gives itself, in characters.
 MAX_NAME: Final = 200
 #: After a connection went, its pipe needs a moment to go from the routing table, in seconds.
@@ -68,22 +64,16 @@ class Inbox:
         self.me = me
         self.limits = limits
         self.bad_frames = 0
-        self.lost_peers = 0
         self.last_activity_s = now_s()
         self._receiver = receiver
         self._peers: dict[bytes, Peer] = {}
         self._connections = 0
         self._is_draining = False
-        self._plain = PlainCallers(me.id, limits, self._send_raw)
         self._changed: asyncio.Future[None] | None = None
-        self._pack = values.Packer().pack
         self._strikes = Strikes()
         self._pack_content = attachments.ContentPacker().pack
-        self._batch: Batch[Peer] = Batch(self._send_parts)
         self._loop = asyncio.get_running_loop()
         self._probe_timer: asyncio.TimerHandle | None = None
-        self._backlog_timer: asyncio.TimerHandle | None = None
-        self._backlog_pause_s = BACKLOG_RETRY_S[0]
         self._complained_s = 0.0
         # The kind's class does not matter: the table is only read
         self._on: dict[type, Callable[[Peer, Any, frames.Frames], None]] = {
@@ -99,6 +89,8 @@ class Inbox:
         self._sock.router_mandatory = True
         self._monitor = Monitor(self._sock, _EVENTS, self._on_connection)
         self._reader = Reader(self._sock, self._on_frames, take=self._strikes.receive)
+        self._outbox = Outbox(self._sock, self._reader.poke, self._lose)
+        self._plain = PlainCallers(me.id, limits, self._outbox.send_raw)
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
@@ -125,7 +117,12 @@ class Inbox:
             return
         self._is_draining = True
         for peer in self.peers:
-            self._send(peer, [codec.encode(ak.GoAway(reason, peer.last_id))])
+            self._outbox.send(peer, [codec.encode(ak.GoAway(reason, peer.last_id))])
+
+    @property
+    def lost_peers(self) -> int:
+        """Callers that went without BYE."""
+        return self._outbox.lost
 
     @property
     def connections_cut(self) -> int:
@@ -159,12 +156,11 @@ class Inbox:
 
     def close(self, linger_ms: int = 200) -> None:
         """Close the socket; what was sent gets `linger_ms` to leave. Running requests are not answered any more."""
-        self._batch.flush()
+        self._outbox.close()
         self._monitor.close()
         self._reader.close()
-        for timer in (self._probe_timer, self._backlog_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
         self._sock.close(linger=linger_ms)
 
     def safety_check(self) -> int:
@@ -185,7 +181,7 @@ class Inbox:
         if refusal is not None:
             self.refuse(inbound, refusal)
         elif self._finish(inbound):
-            self._send_answer(inbound.peer, Part(codec.reply_fields(inbound.id), *content))
+            self._outbox.answer(inbound.peer, Part(codec.reply_fields(inbound.id), *content))
 
     async def write(self, inbound: Inbound, value: object) -> None:
         """Send one value of a stream as soon as its caller has room for it; `values.Unsendable` when it does not travel.
@@ -198,10 +194,10 @@ class Inbox:
             raise refusal
         await inbound.window.room()
         seq = inbound.window.spend(size_of(*content))
-        self._batch.add(inbound.peer, Part(codec.chunk_fields(inbound.id, seq), *content))
+        self._outbox.add(inbound.peer, Part(codec.chunk_fields(inbound.id, seq), *content))
 
     def _grant(self, inbound: Inbound, n: int) -> None:
-        self._batch.add(inbound.peer, Part(codec.credit_fields(inbound.id, n)))
+        self._outbox.add(inbound.peer, Part(codec.credit_fields(inbound.id, n)))
 
     def refuse(self, inbound: Inbound, error: CallError) -> None:
         """Send `error` as the one answer."""
@@ -209,7 +205,7 @@ class Inbox:
             self._plain.refuse(inbound, error)
             self._note_change()
         elif self._finish(inbound):
-            self._send_answer(inbound.peer, Part(codec.error_fields(_told(inbound.id, error))))
+            self._outbox.answer(inbound.peer, Part(codec.error_fields(_told(inbound.id, error))))
 
     def _finish(self, inbound: Inbound) -> bool:
         """Whether this is the first answer, and somebody is there to read it."""
@@ -259,8 +255,8 @@ class Inbox:
         elif peer is None:
             # Its entry is gone (it was too slow once), or never was: nothing ran, and it may come again over a fresh channel
             if type(message) is ak.Request:
-                self._send_raw(routing_id, [codec.encode(ak.GoAway("say HELLO first", 0))])
-                self._send_raw(routing_id, [_error(message.id, BadRequest("say HELLO first", retry_safe=True))])
+                self._outbox.send_raw(routing_id, [codec.encode(ak.GoAway("say HELLO first", 0))])
+                self._outbox.send_raw(routing_id, [_error(message.id, BadRequest("say HELLO first", retry_safe=True))])
         else:
             handle = self._on.get(type(message))
             if handle is None:
@@ -275,11 +271,11 @@ class Inbox:
         elif len(self._peers) >= MAX_PEERS:
             refusal = Overloaded(f"{MAX_PEERS:,} channels are open", details={"retry_after_ms": 1000})
         if refusal is not None:
-            self._send_raw(routing_id, [_error(0, refusal)])
+            self._outbox.send_raw(routing_id, [_error(0, refusal)])
         elif self._is_draining:
-            self._send_raw(routing_id, [codec.encode(ak.GoAway("stopping", 0))])
+            self._outbox.send_raw(routing_id, [codec.encode(ak.GoAway("stopping", 0))])
         elif hello.incarnation not in (0, self.me.incarnation):
-            self._send_raw(routing_id, [codec.encode(ak.GoAway("another incarnation", 0))])
+            self._outbox.send_raw(routing_id, [codec.encode(ak.GoAway("another incarnation", 0))])
         else:
             before = self._peers.get(routing_id)
             if (
@@ -290,7 +286,7 @@ class Inbox:
             self._peers[routing_id] = peer
             me = self.me
             welcome = ak.Welcome(AK1_VERSION, me.id.name, str(me.id), me.incarnation, (ak.BATCHES,), self.limits)
-            self._send(peer, [codec.encode(welcome)])
+            self._outbox.send(peer, [codec.encode(welcome)])
 
     def _on_request(self, peer: Peer, request: ak.Request, content: frames.Frames) -> None:
         self.last_activity_s = now_s()
@@ -364,11 +360,11 @@ class Inbox:
         self._lose(peer)
 
     def _on_ping(self, peer: Peer, ping: ak.Ping, _: frames.Frames) -> None:
-        self._send(peer, [codec.encode(ak.Pong(ping.id))])
+        self._outbox.send(peer, [codec.encode(ak.Pong(ping.id))])
 
     def _on_garbage(self, routing_id: bytes, why: str, id: int | None) -> None:
         if not self._count_bad(routing_id, why) and id is not None:
-            self._send_raw(routing_id, [_error(id, BadRequest(why))])
+            self._outbox.send_raw(routing_id, [_error(id, BadRequest(why))])
 
     def _count_bad(self, routing_id: bytes, why: str) -> bool:
         """Whether the connection was cut for it."""
@@ -382,7 +378,7 @@ class Inbox:
             return False
         peer = self._peers.get(routing_id)
         if peer is not None:
-            self.lost_peers += 1
+            self._outbox.lost += 1
             self._lose(peer)
         return True
 
@@ -402,23 +398,12 @@ class Inbox:
         self._probe_timer = None
         if len(self._peers) <= self._connections and not self._plain.have_come:
             return  # as many connections as peers: whoever went had said BYE
-        ping = [codec.encode(ak.Ping(0))]
-        for peer in self.peers:
-            if peer.backlog:  # a backlog is tried again and again anyway
-                continue
-            try:
-                frames.send_routed(self._sock, peer.routing_id, ping)
-            except zmq.Again:
-                pass  # it reads nothing now, but it is there; keeping a PING for it would only pile them up
-            except zmq.ZMQError:
-                self.lost_peers += 1
-                self._lose(peer)
-        self._reader.poke()
+        self._outbox.probe(self.peers)
         self._note_change()
 
     def _lose(self, peer: Peer) -> None:
         self._peers.pop(peer.routing_id, None)
-        peer.backlog.clear()
+        self._outbox.forget(peer)
         for inbound in tuple(peer.in_flight.values()):
             self._abandon(inbound)
         self._note_change()
@@ -434,68 +419,6 @@ class Inbox:
     def _note_change(self) -> None:
         if self._changed is not None and not self._changed.done():
             self._changed.set_result(None)
-
-    # -- sending ------------------------------------------------------------------------------------------------------
-
-    def _send_answer(self, peer: Peer, part: Part) -> None:
-        if peer.in_flight or self._batch:
-            self._batch.add(peer, part)
-        else:  # nobody to share the way with: a caller that waits for this one answer gets it at once
-            self._send(peer, part.frames(self._pack))
-
-    def _send_parts(self, peer: Peer, parts: list[Part]) -> None:
-        for _, message in messages(parts, self._pack, may_batch=peer.may_batch):
-            self._send(peer, message)
-
-    def _send(self, peer: Peer, reply: Sequence[Buffer]) -> None:
-        if peer.backlog:
-            self._queue(peer, reply)
-            return
-        try:
-            frames.send_routed(self._sock, peer.routing_id, reply)
-        except zmq.Again:
-            self._queue(peer, reply)
-        except zmq.ZMQError as exc:
-            if self._sock.closed:
-                return  # a handler that outlived its agent
-            if exc.errno != zmq.EHOSTUNREACH:
-                raise
-            self.lost_peers += 1
-            self._lose(peer)
-        self._reader.poke()
-
-    def _send_raw(self, routing_id: bytes, reply: Sequence[Buffer]) -> None:
-        """To somebody who has no entry: if the queue is full or they are gone, so be it."""
-        try:
-            frames.send_routed(self._sock, routing_id, reply)
-        except zmq.ZMQError:
-            self.lost_peers += 1
-        self._reader.poke()
-
-    def _queue(self, peer: Peer, reply: Sequence[Buffer]) -> None:
-        peer.backlog.append(reply)
-        peer.backlog_bytes += sum(map(len, reply))
-        if peer.backlog_bytes > MAX_BACKLOG_BYTES:
-            log.warning("inbox.peer_too_slow", peer=peer.instance, waiting_bytes=peer.backlog_bytes)
-            self.lost_peers += 1
-            self._lose(peer)
-        elif self._backlog_timer is None:
-            self._backlog_timer = self._loop.call_later(self._backlog_pause_s, self._send_backlogs)
-
-    def _send_backlogs(self) -> None:
-        slow = [peer for peer in self.peers if peer.backlog]
-        has_moved = False
-        for peer in slow:
-            waiting = list(peer.backlog)
-            peer.backlog.clear()
-            peer.backlog_bytes = 0
-            for reply in waiting:
-                self._send(peer, reply)
-            has_moved = has_moved or len(peer.backlog) < len(waiting)
-        # Somebody who is stopped must not cost 200 wake-ups a second until it is killed
-        self._backlog_pause_s = BACKLOG_RETRY_S[0] if has_moved else min(self._backlog_pause_s * 2, BACKLOG_RETRY_S[1])
-        is_needed = any(peer.backlog for peer in slow)
-        self._backlog_timer = self._loop.call_later(self._backlog_pause_s, self._send_backlogs) if is_needed else None
 
 
 def _told(id: int, error: CallError) -> ak.Error:

@@ -20,6 +20,7 @@ import zmq
 from agentkit.errors import HandlerError, NotFound, PeerLost
 from agentkit.resilience.deadline import Deadline
 from agentkit.transport import inbox as inbox_module
+from agentkit.transport import outbox
 from agentkit.transport.channel import Channel
 from agentkit.transport.peer import Peer
 from agentkit.wire import codec, values
@@ -323,7 +324,7 @@ async def test_looking_for_vanished_callers_does_not_pile_up_pings_for_one_that_
             await eventually(lambda: len(inbox.peers) == 1)
             (peer,) = inbox.peers
             assert not peer.backlog
-            assert inbox._backlog_timer is None
+            assert inbox._outbox._timer is None
 
 
 @pytest.mark.parametrize("says", [b"", b"GET / HTTP/1.0\r\n\r\n", b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f", b"\xff"])
@@ -359,7 +360,7 @@ async def test_a_slow_readers_answers_wait_in_order_and_arrive() -> None:
                 except zmq.Again:
                     await asyncio.sleep(0.001)
             assert got == list(range(1, 3001))
-            await eventually(lambda: not peer.backlog and inbox._backlog_timer is None)
+            await eventually(lambda: not peer.backlog and inbox._outbox._timer is None)
         finally:
             caller.close()
 
@@ -371,19 +372,19 @@ async def test_a_reader_that_reads_nothing_is_tried_less_and_less_often() -> Non
             await caller.hello()
             caller._reader.close()
             (peer,) = inbox.peers
-            while inbox._backlog_pause_s < 0.04:  # until nothing has moved three times in a row
+            while inbox._outbox._pause_s < 0.04:  # until nothing has moved three times in a row
                 while not peer.backlog:
-                    inbox._send(peer, [bytes(5_000)])
+                    inbox._outbox.send(peer, [bytes(5_000)])
                 await asyncio.sleep(0.002)
             tries = 0
-            send = inbox._send
+            send = inbox._outbox.send
 
             def counted(to: Peer, message: list[bytes]) -> None:
                 nonlocal tries
                 tries += 1
                 send(to, message)
 
-            inbox._send = counted  # type: ignore[method-assign]
+            inbox._outbox.send = counted  # type: ignore[method-assign]
             await asyncio.sleep(0.6)
             assert 1 <= tries <= 6, "200 a second would be 120"
         finally:
@@ -391,7 +392,7 @@ async def test_a_reader_that_reads_nothing_is_tried_less_and_less_often() -> Non
 
 
 async def test_a_reader_that_is_too_slow_for_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inbox_module, "MAX_BACKLOG_BYTES", 1_000_000)
+    monkeypatch.setattr(outbox, "MAX_BACKLOG_BYTES", 1_000_000)
     async with an_inbox() as (inbox, recorder, endpoint):
         caller = Raw(endpoint)
         try:
@@ -401,7 +402,7 @@ async def test_a_reader_that_is_too_slow_for_too_long_is_given_up(monkeypatch: p
             kept = await recorder.next()
             (peer,) = inbox.peers
             for _ in range(20_000):
-                inbox._send(peer, [bytes(20_000)])
+                inbox._outbox.send(peer, [bytes(20_000)])
                 if not inbox.peers:
                     break
             assert inbox.peers == ()

@@ -1,0 +1,134 @@
+"""The sending half of an inbox: answers that share a frame, peers that read slowly, peers that have gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import zmq
+
+from agentkit.observe.log import get_logger
+from agentkit.transport import frames
+from agentkit.transport.batch import Batch, Part, messages
+from agentkit.transport.peer import Peer
+from agentkit.wire import codec, values
+from agentkit.wire import envelope as ak
+from agentkit.wire.attachments import Buffer
+
+log = get_logger("agentkit.inbox")
+
+#: What is kept for a peer whose queue is full; beyond it the peer counts as lost.
+MAX_BACKLOG_BYTES: Final = 64 * 1024 * 1024
+#: Pause before a full queue is tried again, in seconds: first, and at most. Doubled while nothing of it can go.
+BACKLOG_RETRY_S: Final = (0.005, 0.5)
+
+
+class Outbox:
+    """Sends on one ROUTER, never waits. Belongs to the running loop and to the inbox that owns the socket."""
+
+    def __init__(self, sock: zmq.Socket[Any], poke: Callable[[], None], on_lost: Callable[[Peer], None]) -> None:
+        """`poke`: the reader's, after every operation. `on_lost`: a peer can't be reached any more, or reads too slowly."""
+        self.lost = 0  #: peers that went without a word
+        self.pack = values.Packer().pack
+        self._sock = sock
+        self._poke = poke
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._batch: Batch[Peer] = Batch(self._send_parts)
+        self._slow: dict[bytes, Peer] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._pause_s = BACKLOG_RETRY_S[0]
+
+    def answer(self, peer: Peer, part: Part) -> None:
+        """Send `part`, together with what else this turn of the loop sends to `peer`."""
+        if peer.in_flight or self._batch:
+            self._batch.add(peer, part)
+        else:  # nobody to share the way with: a caller that waits for this one answer gets it at once
+            self.send(peer, part.frames(self.pack))
+
+    def add(self, peer: Peer, part: Part) -> None:
+        """Send `part` at the end of this turn, in the order of `answer` and `add`."""
+        self._batch.add(peer, part)
+
+    def send(self, peer: Peer, message: Sequence[Buffer]) -> None:
+        """Send `message` now, or keep it while the peer's queue is full."""
+        if peer.backlog:
+            self._keep(peer, message)
+            return
+        try:
+            frames.send_routed(self._sock, peer.routing_id, message)
+        except zmq.Again:
+            self._keep(peer, message)
+        except zmq.ZMQError as exc:
+            if self._sock.closed:
+                return  # a handler that outlived its agent
+            if exc.errno != zmq.EHOSTUNREACH:
+                raise
+            self._lose(peer)
+        self._poke()
+
+    def send_raw(self, routing_id: bytes, message: Sequence[Buffer]) -> None:
+        """To somebody who has no entry: if the queue is full or they are gone, so be it."""
+        try:
+            frames.send_routed(self._sock, routing_id, message)
+        except zmq.ZMQError:
+            self.lost += 1
+        self._poke()
+
+    def probe(self, peers: Iterable[Peer]) -> None:
+        """Find out who of `peers` has gone: a ROUTER is not told whose connection went, but can't send to them any more."""
+        ping = [codec.encode(ak.Ping(0))]
+        for peer in peers:
+            if peer.backlog:  # a backlog is tried again and again anyway
+                continue
+            try:
+                frames.send_routed(self._sock, peer.routing_id, ping)
+            except zmq.Again:
+                pass  # it reads nothing now, but it is there; keeping a PING for it would only pile them up
+            except zmq.ZMQError:
+                self._lose(peer)
+        self._poke()
+
+    def forget(self, peer: Peer) -> None:
+        """It has gone: nothing is kept for it any more."""
+        peer.backlog.clear()
+        self._slow.pop(peer.routing_id, None)
+
+    def close(self) -> None:
+        """Send what waits for the end of the turn; what is kept for slow peers is dropped."""
+        self._batch.flush()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _send_parts(self, peer: Peer, parts: list[Part]) -> None:
+        for _, message in messages(parts, self.pack, may_batch=peer.may_batch):
+            self.send(peer, message)
+
+    def _lose(self, peer: Peer) -> None:
+        self.lost += 1
+        self._on_lost(peer)
+
+    def _keep(self, peer: Peer, message: Sequence[Buffer]) -> None:
+        peer.backlog.append(message)
+        peer.backlog_bytes += sum(map(len, message))
+        self._slow[peer.routing_id] = peer
+        if peer.backlog_bytes > MAX_BACKLOG_BYTES:
+            log.warning("inbox.peer_too_slow", peer=peer.instance, waiting_bytes=peer.backlog_bytes)
+            self._lose(peer)
+        elif self._timer is None:
+            self._timer = self._loop.call_later(self._pause_s, self._send_backlogs)
+
+    def _send_backlogs(self) -> None:
+        slow, self._slow = self._slow, {}
+        has_moved = False
+        for peer in slow.values():
+            waiting = list(peer.backlog)
+            peer.backlog.clear()
+            peer.backlog_bytes = 0
+            for message in waiting:
+                self.send(peer, message)
+            has_moved = has_moved or len(peer.backlog) < len(waiting)
+        # Somebody who is stopped must not cost 200 wake-ups a second until it is killed
+        self._pause_s = BACKLOG_RETRY_S[0] if has_moved else min(self._pause_s * 2, BACKLOG_RETRY_S[1])
+        self._timer = self._loop.call_later(self._pause_s, self._send_backlogs) if self._slow else None
