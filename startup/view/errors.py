@@ -54,7 +54,7 @@ def details(group: Mapping[str, Any], *, now_s: float, width: int, colour: bool 
         ("last", f"{_moment(group['last_s'])}, {duration(now_s - group['last_s'])} ago"),
         ("kind", group["kind"]),
         ("place", group["place"]),
-        ("message", group["message"]),
+        ("message", group["message"].replace("\n", "\n" + " " * 12)),
     ]
     lines = [paint(group["id"], BOLD, on=colour), *(f"  {label:<10}{value}" for label, value in facts)]
     if group.get("context"):

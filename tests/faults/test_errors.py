@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -166,7 +168,15 @@ def test_any_node_tells_shows_and_resolves_the_errors_of_the_whole_cluster() -> 
         assert fleet.run("errors", "resolve", failed["id"][:7]).code == 0
         assert [len(found) for found in from_each("LookupError")] == [1, 1]
         fleet.wait_phase(Phase.READY, "m2/B")
+        following = fleet.popen("errors", "-f", "--json", "--agent", "B")
+        assert following.stdout is not None
+        assert json.loads(following.stdout.readline())["agent"] == "m2/B"  # what is there already
         assert fleet.run("call", "B", "fail").code == 1
+        while (told := json.loads(following.stdout.readline()))["id"] != failed["id"]:
+            pass
+        assert (told["count"], told["reopened"]) == (2, 1)
+        following.send_signal(signal.SIGINT)
+        assert following.wait(30) == 130
         until(lambda: all(len(found) == 2 for found in from_each("LookupError")))
         assert "reopened 1 time" in fleet.run("errors", "show", failed["id"]).out
         listed = fleet.run("errors", "--agent", "B", "--severity", "error")
