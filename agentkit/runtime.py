@@ -20,6 +20,7 @@ from agentkit.agent.courier import Courier
 from agentkit.agent.dispatch import Dispatcher
 from agentkit.agent.event_client import route_by
 from agentkit.agent.events import AgentEvents
+from agentkit.agent.handlers import fallbacks_of
 from agentkit.agent.selfreport import SelfReports
 from agentkit.agent.telling import Teller
 from agentkit.agent.upkeep import TICK_S, Checks, aligned_sleep, repeating
@@ -97,8 +98,8 @@ class AgentRuntime:
         self._directory: Directory = directory or self._own_directory()
         node = self._directory if isinstance(self._directory, MeshDirectory) else None
         self._courier = Courier(agent._error_bus, settings.sender, node.ask if node else None)
-        policy, policies = agent.call_policy, agent.call_policies
-        self.caller = Caller(self._me, self._directory, policy=policy, policies=policies)
+        policy, policies, fallbacks = agent.call_policy, agent.call_policies, fallbacks_of(agent)
+        self.caller = Caller(self._me, self._directory, policy=policy, policies=policies, fallbacks=fallbacks)
         self.events = AgentEvents(
             agent,
             str(settings.id),
@@ -115,6 +116,8 @@ class AgentRuntime:
             publish=self.events.publish_from_thread,
             policy=policy,
             policies=policies,
+            fallbacks=fallbacks,
+            awaited=self._await_from_thread,
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
@@ -364,7 +367,7 @@ class AgentRuntime:
         dispatcher.on_failed = self.reports.handler_failed
         gauges.show(book, dispatcher, self._lag, lambda: self._inbox, lambda: self._safety_hits)
         self.reports.show(book)
-        observe_calls(book, self.caller.board, self.blocking_caller.board)
+        observe_calls(book, self.caller, self.blocking_caller)
         for board in (self.caller.board, self.blocking_caller.board):
             board.on_open = self.reports.breaker_opened
         for name, (help, read) in self.events.counters().items():
@@ -393,6 +396,9 @@ class AgentRuntime:
             found.cancel()
             raise DeadlineExceeded(f"looking up {name}: time is up", retry_safe=True) from exc
 
+    def _await_from_thread(self, thing: Awaitable[Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(_awaited_value(thing), self.loop).result()
+
     def _refuse_on_loop(self) -> None:
         with contextlib.suppress(RuntimeError):
             if asyncio.get_running_loop() is self.loop:
@@ -404,6 +410,10 @@ class BlockingOnLoop(AssertionError):
 
     def __init__(self) -> None:
         super().__init__(" ".join((type(self).__doc__ or "").split()))
+
+
+async def _awaited_value(thing: Awaitable[Any]) -> Any:
+    return await thing
 
 
 async def _awaited(hook: Awaitable[None]) -> None:

@@ -3,16 +3,18 @@ no event loop takes part, which makes one call after another about as fast as ra
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Unpack
 
 from agentkit.agent.caller import endpoint_for
 from agentkit.agent.context import serving
-from agentkit.agent.course import Board, CallOptions, Course, Route
+from agentkit.agent.course import IDEMPOTENCY_KEY, Board, CallOptions, Course, Route, for_stream
+from agentkit.agent.fallbacks import LAST_ANSWER, NOTHING, Declared, Fallbacks
 from agentkit.clock import now_s
 from agentkit.directory.base import AgentRecord
 from agentkit.errors import BadRequest, CallCancelled, CallError
@@ -22,7 +24,7 @@ from agentkit.resilience.policy import USUAL_CALLS, Balance, CallPolicy
 from agentkit.transport.blocking import BlockingChannel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
-from agentkit.wire.attachments import ContentPacker
+from agentkit.wire.attachments import Buffer, ContentPacker
 
 #: Finds the instances of a name; called in the calling thread, may block for as long as it is given.
 Lookup = Callable[[str, Deadline], tuple[AgentRecord, ...]]
@@ -42,9 +44,14 @@ class BlockingCaller:
         publish: Callable[[str, object], None] | None = None,
         policy: CallPolicy = USUAL_CALLS,
         policies: Mapping[str, CallPolicy] | None = None,
+        fallbacks: Declared | None = None,
+        awaited: Callable[[Awaitable[Any]], Any] | None = None,
     ) -> None:
-        """`refuse` raises where a blocking call would be a mistake (on an event loop); `publish`: what takes events."""
+        """`refuse` raises where a blocking call would be a mistake (on an event loop); `publish`: what takes events;
+        `awaited`: waits for what a fallback that is `async def` returns."""
         self.me = me
+        self.fallbacks = Fallbacks(fallbacks)
+        self._awaited = awaited
         self._lookup = lookup
         self._refuse = refuse
         self._publish = publish
@@ -67,6 +74,8 @@ class BlockingCaller:
         attempts: int | None = None,
         balance: Balance | None = None,
         key: object = None,
+        idempotency_key: str | None = None,
+        fallback: object = NOTHING,
     ) -> Any:
         """Like `Caller.call`, and blocks until the answer is there."""
         self._refuse()
@@ -76,11 +85,47 @@ class BlockingCaller:
             body, attachments = ContentPacker().pack(arguments)
         except values.Unsendable as exc:
             raise BadRequest(f"{target}.{method}: {exc}") from exc
+        meta: dict[str, Any] = {}
+        if idempotency_key is not None:
+            meta[IDEMPOTENCY_KEY] = idempotency_key
+            key = idempotency_key if key is None else key  # who keeps the answer is one instance
         outer = serving()
         outer_at_s = None if outer is None else outer.at_s
         course = Course(
             self.board, target, method, now_s(), timeout=timeout, outer_at_s=outer_at_s, attempts=attempts, balance=balance, key=key
         )  # fmt: skip
+        try:
+            result = self._run(course, target, method, arguments, body, attachments, meta)
+        except CallError as error:
+            if fallback is NOTHING and not self.fallbacks.declared:
+                raise
+            return self._fallen_back(
+                self.fallbacks.answer(fallback, target, method, body, arguments, error), target, method
+            )
+        if fallback is LAST_ANSWER:
+            with self._lock:
+                self.fallbacks.remember(target, method, body, result)
+        return result
+
+    def _fallen_back(self, result: Any, target: str, method: str) -> Any:
+        if not inspect.isawaitable(result):
+            return result
+        if self._awaited is None:
+            if inspect.iscoroutine(result):
+                result.close()
+            raise BadRequest(f"{target}.{method}: its fallback is async, which takes an agent's event loop")
+        return self._awaited(result)
+
+    def _run(
+        self,
+        course: Course,
+        target: str,
+        method: str,
+        arguments: Mapping[str, Any],
+        body: bytes,
+        attachments: Sequence[Buffer],
+        meta: Mapping[str, Any],
+    ) -> Any:
         while True:
             records = self._lookup(target, Deadline(course.at_s))
             with self._lock:
@@ -88,7 +133,7 @@ class BlockingCaller:
             channel: BlockingChannel | None = None
             try:
                 channel = self._channel(record, course.expected)
-                result = channel.request(method, body, Deadline(course.at_s), attachments=attachments)
+                result = channel.request(method, body, Deadline(course.at_s), meta, attachments=attachments)
             except CallError as error:
                 with self._lock:
                     pause_s = course.failed(error, now_s(), channel)
@@ -121,7 +166,7 @@ class BlockingCaller:
             raise BadRequest(f"{target}.{method}: {exc}") from exc
         outer = serving()
         outer_at_s = None if outer is None else outer.at_s
-        course = Course(self.board, target, method, now_s(), outer_at_s=outer_at_s, **options)
+        course = Course(self.board, target, method, now_s(), outer_at_s=outer_at_s, **for_stream(options))
         has_come = False
         while True:
             records = self._lookup(target, Deadline(course.at_s))

@@ -4,12 +4,14 @@ course.py's."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
 
 from agentkit.agent.context import serving
-from agentkit.agent.course import Board, CallOptions, Course, Route
+from agentkit.agent.course import IDEMPOTENCY_KEY, Board, CallOptions, Course, Route, for_stream
+from agentkit.agent.fallbacks import LAST_ANSWER, NOTHING, Declared, Fallbacks
 from agentkit.agent.streaming import PeerCall, Results, StreamingCall, source_of
 from agentkit.clock import now_s
 from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord, Directory
@@ -20,7 +22,7 @@ from agentkit.resilience.policy import USUAL_CALLS, Balance, CallPolicy
 from agentkit.transport.channel import Channel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
-from agentkit.wire.attachments import ContentPacker
+from agentkit.wire.attachments import Buffer, ContentPacker
 
 
 class Caller:
@@ -33,8 +35,10 @@ class Caller:
         *,
         policy: CallPolicy = USUAL_CALLS,
         policies: Mapping[str, CallPolicy] | None = None,
+        fallbacks: Declared | None = None,
     ) -> None:
         self.me = me
+        self.fallbacks = Fallbacks(fallbacks)
         self.directory = directory
         self.board = Board(self._in_flight, policy, policies)
         self._pack = ContentPacker().pack
@@ -53,24 +57,60 @@ class Caller:
         attempts: int | None = None,
         balance: Balance | None = None,
         key: object = None,
+        idempotency_key: str | None = None,
+        fallback: object = NOTHING,
     ) -> Any:
         """Call `method` of the agent that `target` names and return its plain result.
 
         Ends within `timeout` seconds (default: what the method declares, else 5 s; inside a handler never later than the
-        handler's own deadline). `attempts`: tries at most, where another can do no harm (default: the policy's, 3). `balance`: which
-        of several instances (default: what the method declares, else the policy's); `key`: calls with the same one go to the
-        same instance. Raises a CallError; its `retry_safe` says whether trying again can run it twice."""
+        handler's own deadline). Raises a CallError; its `retry_safe` says whether trying again can run it twice.
+
+        `attempts`: tries at most, where another can do no harm (default: the policy's, 3). `balance`: which of several instances
+        (default: what the method declares, else the policy's); `key`: calls with the same one go to the same instance.
+        `idempotency_key`: who calls with it again, within the callee's window (5 min), gets the first answer, and the handler
+        does not run again. `fallback`: what to return where no answer came: a value, a function that gets the same arguments (async
+        or not), or LAST_ANSWER (default: what a method with `@fallback` returns, if there is one)."""
         if arguments is None:
             arguments = {}
+        meta: dict[str, Any] = {}
+        if idempotency_key is not None:
+            meta[IDEMPOTENCY_KEY] = idempotency_key
+            key = idempotency_key if key is None else key  # who keeps the answer is one instance
         outer = serving()
         outer_at_s = None if outer is None else outer.at_s
         course = Course(
             self.board, target, method, now_s(), timeout=timeout, outer_at_s=outer_at_s, attempts=attempts, balance=balance, key=key
         )  # fmt: skip
+        body: bytes | None = None
         try:
-            body, attachments = self._pack(arguments)
-        except values.Unsendable:  # the one thing that msgpack does not take and a call does is a stream
-            return await self._streaming(target, method, arguments, course, takes=False).result()
+            try:
+                body, attachments = self._pack(arguments)
+            except values.Unsendable:  # the one thing that msgpack does not take and a call does is a stream
+                if idempotency_key is not None:
+                    raise BadRequest(
+                        f"{target}.{method}: a stream has no idempotency key: nobody can send it again"
+                    ) from None
+                return await self._streaming(target, method, arguments, course, takes=False).result()
+            result = await self._run(course, target, method, arguments, body, attachments, meta)
+        except CallError as error:
+            if fallback is NOTHING and not self.fallbacks.declared:
+                raise
+            result = self.fallbacks.answer(fallback, target, method, body, arguments, error)
+            return await result if inspect.isawaitable(result) else result
+        if fallback is LAST_ANSWER:
+            self.fallbacks.remember(target, method, body, result)
+        return result
+
+    async def _run(
+        self,
+        course: Course,
+        target: str,
+        method: str,
+        arguments: Mapping[str, Any],
+        body: bytes,
+        attachments: Sequence[Buffer],
+        meta: Mapping[str, Any],
+    ) -> Any:
         while True:
             route = self._routes.get(target) if self._routes_version == self.directory.version else None
             if route is None:
@@ -79,7 +119,7 @@ class Caller:
             channel: Channel | None = None
             try:
                 channel = self._channel(record, course.expected)
-                id, future = channel.request(method, body, course.at_s, {}, attachments=attachments)
+                id, future = channel.request(method, body, course.at_s, meta, attachments=attachments)
                 try:
                     result = await future
                 except asyncio.CancelledError:
@@ -105,7 +145,7 @@ class Caller:
         outer_at_s = None if outer is None else outer.at_s
 
         def begin() -> StreamingCall:
-            course = Course(self.board, target, method, now_s(), outer_at_s=outer_at_s, **options)
+            course = Course(self.board, target, method, now_s(), outer_at_s=outer_at_s, **for_stream(options))
             return self._streaming(target, method, arguments or {}, course, takes=True)
 
         return Results(begin)

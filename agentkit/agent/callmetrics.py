@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from agentkit.agent.course import Board
+from agentkit.agent.blocking import BlockingCaller
+from agentkit.agent.caller import Caller
 from agentkit.observe.metrics import AgentMetrics
 
 #: Metric -> (the Board's counter, its label, help)
@@ -18,8 +19,12 @@ _COUNTERS: Final = {
 }
 
 
-def observe_calls(book: AgentMetrics, *boards: Board) -> None:
-    """Show the sums of `boards` (of the loop's calls, and of the threads') at each scrape."""
+def observe_calls(book: AgentMetrics, *callers: Caller | BlockingCaller) -> None:
+    """Show the sums of `callers` (the loop's, and the threads') at each scrape."""
+    boards = [caller.board for caller in callers]
+
+    def fallbacks() -> Mapping[str, float]:
+        return {name: float(n) for name, n in sum((caller.fallbacks.used for caller in callers), Counter()).items()}
 
     def total(counter: str) -> Mapping[str, float]:
         summed: Counter[str] = Counter()
@@ -36,6 +41,7 @@ def observe_calls(book: AgentMetrics, *boards: Board) -> None:
 
     for name, (counter, label, help_) in _COUNTERS.items():
         book.counters(name, help_, label, lambda counter=counter: total(counter))  # type: ignore[misc]
+    book.counters("agent_call_fallbacks_total", "Calls that a fallback answered", "peer", fallbacks)
     book.gauges(
         "agent_breaker_open", "1: gets no calls now; 0: its last calls failed; absent: all is well", "instance", states
     )  # fmt: skip

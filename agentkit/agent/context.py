@@ -26,8 +26,10 @@ class Serving:
         "inbound",
         "is_over",
         "key",
+        "leads",
         "method",
         "queued_s",
+        "share",
         "started_s",
         "task",
         "thread",
@@ -46,6 +48,8 @@ class Serving:
         self.gate: Gate[Serving] | None = None  #: before which it waits
         self.queued_s = 0.0  #: since when
         self.wait_tick = 0
+        self.share: Any = None  #: sharing.Share, where another's run may answer it, or its run others
+        self.leads = False  #: its run is the one that answers them
         self.task: asyncio.Task[None] | None = None
         self.thread: asyncio.Future[Any] | None = None  #: of a plain `def`: done when its worker thread is free again
         self.tick = 0

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypedDict
 
 from agentkit.directory.balance import candidates, choose
 from agentkit.directory.base import AgentRecord
-from agentkit.errors import CallError, DeadlineExceeded, Unreachable
+from agentkit.errors import BadRequest, CallError, DeadlineExceeded, Unreachable
 from agentkit.names import AgentId, Incarnation
 from agentkit.resilience.breaker import Breaker, is_failure
 from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, usable_seconds
@@ -26,13 +26,32 @@ MOVE_PAUSE_S: Final = (0.001, 0.05)
 ROUGHLY_S: Final = 0.05
 
 
-class CallOptions(TypedDict, total=False):
-    """What one call may say of itself; each means what it does in `Caller.call`."""
+#: Where a request says its idempotency key.
+IDEMPOTENCY_KEY: Final = "idempotency_key"
+
+
+class StreamOptions(TypedDict, total=False):
+    """What a call with a stream of results may say of itself; each means what it does in `Caller.call`."""
 
     timeout: float | None
     attempts: int | None
     balance: Balance | None
     key: object
+
+
+class CallOptions(StreamOptions, total=False):
+    """What any other call may say."""
+
+    idempotency_key: str | None
+    fallback: object
+
+
+def for_stream(options: CallOptions) -> StreamOptions:
+    """`options` of a peer's calls, for one that streams. BadRequest: there is no second answer to keep, nor one to stand in."""
+    for name in ("idempotency_key", "fallback"):
+        if name in options:
+            raise BadRequest(f"{name}= is for calls with one result: a stream of them has none")
+    return options
 
 
 class Terms(NamedTuple):

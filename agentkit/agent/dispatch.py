@@ -15,8 +15,10 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 from agentkit.agent.context import Serving, current_call
+from agentkit.agent.course import IDEMPOTENCY_KEY
 from agentkit.agent.handlers import Method
 from agentkit.agent.received import streamed_arguments
+from agentkit.agent.sharing import Outcome, Sharing
 from agentkit.agent.turns import Turns
 from agentkit.clock import now_s
 from agentkit.errors import (
@@ -78,6 +80,7 @@ class Dispatcher:
         every = (*methods.values(), fallback) if fallback else methods.values()
         self._bound: dict[str, Handler] = {m.name: functools.partial(m.function, owner) for m in every}
         self._turns = Turns(policy, every, start=self._start, refuse=self._drop, waited=meter.waited)
+        self.sharing = Sharing(policy, methods, settle=self._settle, admit=self._turns.admit)
         self._lower = {name.lower(): name for name in methods}
         self._meter = meter
         self._fallback = fallback
@@ -109,13 +112,21 @@ class Dispatcher:
         inbound.work = work
         self._works[work.key] = work
         work.tick = self._deadlines.add(work.key, work.at_s)
+        if (inbound.meta and IDEMPOTENCY_KEY in inbound.meta) or work.method.options.cache_s is not None:
+            try:
+                if self.sharing.takes(work):
+                    return
+            except CallError as error:
+                self._drop(work, error)
+                return
         self._turns.admit(work)
 
     def abandon(self, inbound: Inbound) -> None:
         """Its caller has gone: cancel it."""
         work: Serving | None = inbound.work
-        if work is not None:
-            self._cancel(work, CallCancelled("the caller has gone"))
+        if work is None or (work.leads and work.share.key):
+            return  # whoever repeats its key is to have the answer: only its deadline ends it
+        self._cancel(work, CallCancelled("the caller has gone"))
 
     @property
     def waiting(self) -> int:
@@ -215,7 +226,8 @@ class Dispatcher:
         work.has_begun = True
         current_call.set(work)
         task_id.set(work)
-        outcome = "ok"
+        outcome, was_cut = "ok", False
+        end: object = None
         try:
             assert self.answers is not None
             if method.is_stream:
@@ -225,22 +237,29 @@ class Dispatcher:
                 self.answers.answer(inbound, None)
             elif method.is_async:
                 result = await self._bound[method.name](**work.arguments)
-                self.answers.answer(inbound, method.plain_result(result))
+                end = method.plain_result(result)
+                self.answers.answer(inbound, end)
             else:
                 result = await self._in_thread(work)
-                self.answers.answer(inbound, method.plain_result(result))
+                end = method.plain_result(result)
+                self.answers.answer(inbound, end)
         except asyncio.CancelledError:
-            why = work.why_cancelled or CallCancelled("cancelled inside the handler")
-            outcome = why.code
-            self._send_refusal(inbound, why)
+            end, was_cut = work.why_cancelled or CallCancelled("cancelled inside the handler"), True
+            outcome = end.code
+            self._send_refusal(inbound, end)
         except CallError as error:
-            outcome = error.code
-            self._send_refusal(inbound, _as_told(error))
+            end = _as_told(error)
+            outcome = end.code
+            self._send_refusal(inbound, end)
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever an author's code raises is the caller's answer
-            outcome = "handler_error"
-            self._send_refusal(inbound, self._explain(method, exc))
+            end = self._explain(method, exc)
+            outcome = end.code
+            self._send_refusal(inbound, end)
         finally:
             self._done(work, outcome)
+            if work.leads:
+                self.sharing.ended(work, end, was_cut=was_cut)
+            end = None  # an error holds its traceback, and that this frame
 
     async def _in_thread(self, work: Serving) -> Any:
         """Runs on a worker thread. A thread can't be cancelled: when the deadline passes its caller is told, and the
@@ -319,6 +338,8 @@ class Dispatcher:
             work.task.cancel()
             self._send_refusal(work.inbound, why)
             self._done(work, why.code)
+            if work.leads:
+                self.sharing.left(work, why)
         else:
             self._turns.withdraw(work)
             self._drop(work, why)
@@ -328,6 +349,22 @@ class Dispatcher:
         inbound = work.inbound
         self._forget(work)
         self._refuse(inbound, why)
+        if work.share is not None:
+            self.sharing.left(work, why)
+
+    def _settle(self, work: Serving, outcome: Outcome) -> None:
+        """Another's run answers it."""
+        inbound = work.inbound
+        self._forget(work)
+        if isinstance(outcome, CallError):
+            self._refuse(
+                inbound, type(outcome)(outcome.message, retry_safe=outcome.retry_safe, details=outcome.details)
+            )
+            return
+        self._meter.finished(work.method.name, 0.0, "ok")
+        self.on_counted()
+        assert self.answers is not None
+        self.answers.answer(inbound, outcome.thaw())
 
     def _refuse(self, inbound: Inbound, error: CallError) -> None:
         """It did not run."""

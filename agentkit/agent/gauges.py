@@ -39,3 +39,9 @@ def show(
         lambda: found.lost_peers if (found := inbox()) else 0,
     )
     book.counter("agent_reader_safety_hits_total", "Messages found by the safety tick only", safety_hits)
+    for name, help_, counts in (
+        ("agent_cache_hits_total", "Requests answered by @rpc(cache=) without a run", dispatcher.sharing.hits),
+        ("agent_cache_misses_total", "Requests to methods with @rpc(cache=) that ran", dispatcher.sharing.misses),
+        ("agent_repeats_total", "Requests whose idempotency key had come before", dispatcher.sharing.repeats),
+    ):
+        book.counters(name, help_, "method", lambda counts=counts: counts)  # type: ignore[misc]

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, Literal, NotRequired, Required, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
@@ -44,6 +44,7 @@ class Rpc:
     queue: int | None = None
     queue_wait_s: float | None = None
     priority: Priority = "normal"
+    cache_s: float | None = None
     balance: Balance | None = None
     key: str = ""
 
@@ -74,6 +75,7 @@ def rpc(
     queue: int | None = ...,
     queue_wait: str | float | None = ...,
     priority: Priority = ...,
+    cache: str | float | None = ...,
     balance: Balance | None = ...,
     key: str = ...,
 ) -> Callable[[F], F]: ...
@@ -87,6 +89,7 @@ def rpc(
     queue: int | None = None,
     queue_wait: str | float | None = None,
     priority: Priority = "normal",
+    cache: str | float | None = None,
     balance: Balance | None = None,
     key: str = "",
 ) -> Any:
@@ -99,7 +102,8 @@ def rpc(
     at once (1 serialises); without it the agent's own limit counts. `queue`: how many more may wait for their turn, and
     `queue_wait`: how long ("0s": not at all), before they are refused as Overloaded (default: 50 ms, or as long as the handler
     takes, should that be longer; with `concurrency=1`: until their deadline). `priority="high"`: before others, and not held
-    up by the agent's limit. `balance`: which of several replicas callers choose (docs/calls.md); `key`: the name of an
+    up by the agent's limit. `cache`: who asks with the same arguments within that time gets the same answer, and who asks
+    meanwhile waits for it. `balance`: which of several replicas callers choose (docs/calls.md); `key`: the name of an
     argument: calls with the same value of it go to the same replica.
 
     An exception reaches the caller as HandlerError (a CallError such as NotFound as itself) and leaves the agent serving."""
@@ -120,6 +124,7 @@ def rpc(
         )
     declared_s = None if timeout is None else seconds(timeout, at="@rpc(timeout=)")
     queue_wait_s = None if queue_wait is None else seconds(queue_wait, at="@rpc(queue_wait=)")
+    cache_s = None if cache is None else seconds(cache, at="@rpc(cache=)")
 
     def decorate(function: F) -> F:
         usual_s = STREAM_TIMEOUT_S if inspect.isasyncgenfunction(function) else DEFAULT_TIMEOUT_S
@@ -130,6 +135,7 @@ def rpc(
             queue=queue,
             queue_wait_s=queue_wait_s,
             priority=priority,
+            cache_s=cache_s,
             balance=balance,
             key=key,
         )
@@ -165,6 +171,27 @@ def health_check(
         timeout_s=None if timeout is None else seconds(timeout, at="@health_check(timeout=)"),
     )
     return mark(options)(function) if function is not None else mark(options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """Options of `@fallback`."""
+
+    target: str
+    method: str
+
+
+def fallback(target: str, method: str) -> Callable[[F], F]:
+    """A method that answers in place of `target`'s `method` where no answer came: unreachable, lost, too late, overloaded.
+
+    It gets the same arguments and returns what the caller is to get; `async def`, or a plain `def` that must not block. What it
+    raises is what the call ends with. `fallback=` of a call goes before it."""
+    for name, value in (("target", target), ("method", method)):
+        if not isinstance(value, str) or not value:
+            raise ConfigError(
+                at=f"@fallback({name}=)", got=value, want='a name, as in @fallback("Summarizer", "summarize")'
+            )
+    return mark(Fallback(target=target, method=method))
 
 
 def mark(options: object) -> Callable[[F], F]:
@@ -208,6 +235,10 @@ class Method:
                 fix="return a list, or make it an asynchronous generator",
             )
         self.names = frozenset(p.name for p in self.parameters)
+        if options.cache_s is not None and self.is_stream:
+            raise ConfigError(
+                at=f"@rpc(cache=) of {function.__qualname__}", got="a method that yields", want="one result"
+            )
         if options.key and options.key not in self.names:
             raise ConfigError(
                 at=f"@rpc(key=) of {function.__qualname__}",
@@ -318,6 +349,7 @@ class Method:
             "idempotent": self.options.idempotent,
             "concurrency": self.options.concurrency,
             "priority": self.options.priority,
+            "cache_s": self.options.cache_s,
         }
 
     def traits(self) -> dict[str, Any]:
@@ -371,3 +403,11 @@ def marked(cls: type, kind: type[Any]) -> list[tuple[str, Callable[..., Any], An
         attributes |= vars(base)
     marks = ((name, value, getattr(value, _MARK, None)) for name, value in attributes.items())
     return [(name, value, options) for name, value, options in marks if isinstance(options, kind) and callable(value)]
+
+
+def fallbacks_of(owner: object) -> dict[tuple[str, str], Callable[..., Any]]:
+    """(target, method) -> what answers in its place, of an agent's `@fallback` methods."""
+    return {
+        (options.target, options.method): partial(function, owner)
+        for _, function, options in marked(type(owner), Fallback)
+    }

@@ -62,9 +62,17 @@ class BlockingChannel:
         self._sock.connect(endpoint)
         frames.send(self._sock, [codec.encode(me.hello(expected, limits, (READS_ONLY_IN_CALLS,)))])
 
-    def request(self, method: str, body: bytes, deadline: Deadline, *, attachments: Sequence[Buffer] = ()) -> Any:
+    def request(
+        self,
+        method: str,
+        body: bytes,
+        deadline: Deadline,
+        meta: ak.Meta | None = None,
+        *,
+        attachments: Sequence[Buffer] = (),
+    ) -> Any:
         """The plain result, or a CallError as in Channel.request. After Draining or a loss the channel is no use any more."""
-        id = self._begin(method, body, deadline, attachments, flags=0)
+        id = self._begin(method, body, deadline, attachments, meta or {}, flags=0)
         while True:
             message, received = self._receive(deadline, f"{self.label}.{method}", sent=True)
             if isinstance(message, ak.Reply) and message.id == id:
@@ -75,7 +83,7 @@ class BlockingChannel:
         self, method: str, body: bytes, deadline: Deadline, *, attachments: Sequence[Buffer] = ()
     ) -> Iterator[Any]:
         """The results of a method that yields. While it goes on the channel takes no other call; closing it ends the call."""
-        id = self._begin(method, body, deadline, attachments, flags=ak.TAKES_STREAM)
+        id = self._begin(method, body, deadline, attachments, {}, flags=ak.TAKES_STREAM)
         expected = used = 0
         is_over = False
         try:
@@ -100,7 +108,9 @@ class BlockingChannel:
             if not is_over and self.is_usable and not self._sock.closed:
                 self._send_aside(ak.Cancel(id))
 
-    def _begin(self, method: str, body: bytes, deadline: Deadline, attachments: Sequence[Buffer], *, flags: int) -> int:
+    def _begin(
+        self, method: str, body: bytes, deadline: Deadline, attachments: Sequence[Buffer], meta: ak.Meta, *, flags: int
+    ) -> int:
         """Send a request once the peer has introduced itself; its id."""
         while self.peer is None:
             self._receive(deadline, f"{self.label}.{method}", sent=False)
@@ -110,7 +120,7 @@ class BlockingChannel:
             raise refusal
         id = self._next_id
         self._next_id += 1
-        header = self._pack(codec.request_fields(id, method, deadline.left_ms(), {}, flags))
+        header = self._pack(codec.request_fields(id, method, deadline.left_ms(), meta, flags))
         self._send([header, body, *attachments])
         return id
 

@@ -23,7 +23,7 @@ PUBLIC = {
     *("BaseAgent", "AgentConfig", "rpc", "every", "health_check", "NotRunning"),
     *("Client", "BlockingClient", "AgentId", "Deadline"),
     *("Event", "Delivery", "subscribe"),
-    *("CallPolicy", "ServePolicy"),
+    *("CallPolicy", "ServePolicy", "fallback", "LAST_ANSWER"),
     *("SocketPool", "PoolStatistics", "PoolFull", "PoolClosed"),
     *("AgentkitError", "ConfigError", "StartupError", "NoNode", "CallError"),
     *("AgentUnknown", "Unreachable", "Unauthenticated", "Forbidden", "BadRequest", "UnknownMethod", "NotFound"),

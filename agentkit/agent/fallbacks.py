@@ -1,0 +1,77 @@
+"""What a call returns where no answer came: what the call itself says, else what the agent declares with `@fallback`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from agentkit.clock import now_s
+from agentkit.errors import CallError
+from agentkit.resilience.kept import Frozen, Kept, freeze
+from agentkit.wire.values import Unsendable
+
+#: Codes that mean that nobody answered. What a handler says, "no" included, is an answer.
+NO_ANSWER: Final = frozenset(
+    {"no_such_agent", "unreachable", "overloaded", "draining", "deadline_exceeded", "peer_lost", "internal"}
+)
+#: Last answers that are kept for `fallback=LAST_ANSWER`: so many, so large together, for so long (in seconds).
+_KEPT: Final = {"entries": 1_000, "max_bytes": 16 * 1024 * 1024, "ttl_s": 24 * 3600.0}
+
+
+class LastAnswer:
+    """The type of LAST_ANSWER."""
+
+    def __repr__(self) -> str:
+        return "LAST_ANSWER"
+
+
+#: `fallback=LAST_ANSWER`: what the same call with the same arguments returned the last time.
+LAST_ANSWER: Final = LastAnswer()
+#: No `fallback=`: a value may be None.
+NOTHING: Final = LastAnswer()
+
+Declared = Mapping[tuple[str, str], Callable[..., Any]]
+
+
+class Fallbacks:
+    """Of one caller; its owner sees to threads."""
+
+    def __init__(self, declared: Declared | None = None) -> None:
+        self.declared = declared or {}  #: (target, method) -> what answers, called with the same arguments
+        self.used: Counter[str] = Counter()  #: by the name that was called
+        self._last: Kept[Frozen] = Kept(**_KEPT)  # type: ignore[arg-type]
+
+    def remember(self, target: str, method: str, body: bytes, result: object) -> None:
+        """The answer to a call with `fallback=LAST_ANSWER`."""
+        try:
+            frozen = freeze(result)
+        except Unsendable:  # it came over the wire, but in a form that has no way back
+            return
+        self._last.put((target, method, body), frozen, frozen.size + len(body), now_s())
+
+    def answer(
+        self,
+        given: object,
+        target: str,
+        method: str,
+        body: bytes | None,
+        arguments: Mapping[str, Any],
+        error: CallError,
+    ) -> Any:
+        """The answer in place of `error`, or something to await; `error` itself is raised where there is none."""
+        if error.code not in NO_ANSWER:
+            raise error
+        if given is LAST_ANSWER:
+            found = self._last.get((target, method, body), now_s())
+            if found is not None:
+                self.used[target] += 1
+                return found.thaw()
+        elif given is not NOTHING:
+            self.used[target] += 1
+            return given(**arguments) if callable(given) else given
+        declared = self.declared.get((target, method))
+        if declared is None:
+            raise error
+        self.used[target] += 1
+        return declared(**arguments)
