@@ -49,6 +49,8 @@ def run_class(cls: type[BaseAgent], environ: Mapping[str, str] | None = None) ->
         return _fail(notifier, str(exc), exc, EXIT_CONFIG)
     except (Exception, SystemExit) as exc:  # noqa: BLE001 - an author's __init__ may raise anything
         return _fail(notifier, f"__init__ raised {type(exc).__name__}: {exc}", exc, EXIT_FAILED)
+    # Else the Runner installs a handler of its own, which ours replaces at once: 0.2 ms of signal's enumerations and of reprs
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             return runner.run(serve(agent, settings, listeners, notifier))

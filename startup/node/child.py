@@ -61,7 +61,8 @@ def shed(*, keep: Sequence[int] = ()) -> None:
     os.setsid()
     signal.set_wakeup_fd(-1)
     for number in linux.handled_signals():
-        signal.signal(number, signal.SIG_DFL)
+        if number not in (signal.SIGPIPE, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as every Python process has it
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

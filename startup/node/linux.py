@@ -12,11 +12,16 @@ from typing import Final
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
+# Looked up here: each fork would do it again. None: a libc without it (musl, glibc before 2.34)
+_close_range: Final = getattr(_libc, "close_range", None)
+if _close_range is not None:
+    _close_range.argtypes = [ctypes.c_uint, ctypes.c_uint, ctypes.c_int]
+
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _FALLOC_FL_COLLAPSE_RANGE: Final = 0x08
 #: All but the two that the C library keeps for its threads.
 _SIGNALS: Final = (*range(1, 32), *range(signal.SIGRTMIN, signal.SIGRTMAX + 1))
-_ALL: Final = ctypes.c_uint(0xFFFFFFFF)
+_ALL: Final = 0xFFFFFFFF
 
 
 def become_subreaper() -> None:
@@ -27,11 +32,7 @@ def become_subreaper() -> None:
 
 def close_from(lowest: int) -> None:
     """Close every descriptor from `lowest` on, however high the limit is."""
-    try:
-        failed = _libc.close_range(ctypes.c_uint(lowest), _ALL, 0)
-    except AttributeError:  # a libc without it (musl, glibc before 2.34)
-        failed = -1
-    if failed:
+    if _close_range is None or _close_range(lowest, _ALL, 0):
         for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names, as numbers
             if int(name) >= lowest:
                 try:
@@ -53,8 +54,7 @@ def mark_environment(marks: bytes) -> bool:
     os.environ says. The end of that memory is overwritten: call it after os.environ was replaced (so that nothing points there
     any more) and after the first setproctitle (which uses the memory from its beginning). False when it is too small."""
     marks = b"\0" + marks  # whatever stands before them ends there
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
+    fields = _read("/proc/self/stat").rpartition(b")")[2].split()
     start, end = int(fields[47]), int(fields[48])
     if not start or end - start < len(marks):
         return False
@@ -64,8 +64,7 @@ def mark_environment(marks: bytes) -> bool:
 
 def handled_signals() -> list[int]:
     """The signals that this process ignores or has a handler for. Python's own way asks for 64, with an enumeration's member for each."""
-    with open("/proc/self/status", "rb") as file:
-        status = file.read()
+    status = _read("/proc/self/status")
     masks = (int(status.partition(name)[2].split(None, 1)[0], 16) for name in (b"\nSigIgn:", b"\nSigCgt:"))
     handled = next(masks) | next(masks)
     return [number for number in _SIGNALS if handled >> (number - 1) & 1]
@@ -78,6 +77,15 @@ def raise_nofile(wanted: int) -> int:
         wanted = min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     return soft
+
+
+def _read(path: str) -> bytes:
+    """A short file of /proc in one read: a file object is 30 pages that a fork would copy."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 8192)
+    finally:
+        os.close(fd)
 
 
 def _failed(what: str) -> OSError:
