@@ -5,7 +5,6 @@ The order stands in BaseAgent's docstring and, as code, in `start` and `stop`. T
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -23,12 +22,13 @@ from agentkit.agent.events import AgentEvents
 from agentkit.agent.handlers import fallbacks_of
 from agentkit.agent.selfreport import SelfReports
 from agentkit.agent.telling import Teller
+from agentkit.agent.threads import FromThreads
 from agentkit.agent.upkeep import TICK_S, Checks, aligned_sleep, repeating
 from agentkit.clock import now_s, wall_s
 from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord, Directory
 from agentkit.directory.mesh import MeshDirectory
 from agentkit.directory.static import StaticDirectory
-from agentkit.errors import CallError, DeadlineExceeded, StartupError
+from agentkit.errors import CallError, StartupError
 from agentkit.health import http
 from agentkit.health.http import HealthReport
 from agentkit.observe import log as logs
@@ -109,15 +109,16 @@ class AgentRuntime:
             tell=self._teller.events,
         )
         self.sockets = SocketPool(loop=self.loop)
+        threads = FromThreads(self.loop, self._directory)
         self.blocking_caller = BlockingCaller(
             self._me,
-            self._lookup_from_thread,
-            refuse=self._refuse_on_loop,
+            threads.lookup,
+            refuse=threads.refuse_on_loop,
             publish=self.events.publish_from_thread,
             policy=policy,
             policies=policies,
             fallbacks=fallbacks,
-            awaited=self._await_from_thread,
+            awaited=threads.result_of,
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
@@ -385,35 +386,6 @@ class AgentRuntime:
 
     def _on_records(self, name: str, records: tuple[AgentRecord, ...]) -> None:
         self.caller.on_records(name, records)
-
-    def _lookup_from_thread(self, name: str, deadline: Deadline) -> tuple[AgentRecord, ...]:
-        with contextlib.suppress(CallError):
-            return self._directory.cached(name)  # reads one dict: as good from a thread
-        found = asyncio.run_coroutine_threadsafe(self._directory.lookup(name), self.loop)
-        try:
-            return found.result(deadline.left_s())
-        except TimeoutError as exc:
-            found.cancel()
-            raise DeadlineExceeded(f"looking up {name}: time is up", retry_safe=True) from exc
-
-    def _await_from_thread(self, thing: Awaitable[Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(_awaited_value(thing), self.loop).result()
-
-    def _refuse_on_loop(self) -> None:
-        with contextlib.suppress(RuntimeError):
-            if asyncio.get_running_loop() is self.loop:
-                raise BlockingOnLoop
-
-
-class BlockingOnLoop(AssertionError):
-    """`self.blocking` on the event loop would block everything, the answer included: `await self.call(...)` there."""
-
-    def __init__(self) -> None:
-        super().__init__(" ".join((type(self).__doc__ or "").split()))
-
-
-async def _awaited_value(thing: Awaitable[Any]) -> Any:
-    return await thing
 
 
 async def _awaited(hook: Awaitable[None]) -> None:

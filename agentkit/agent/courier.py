@@ -129,9 +129,8 @@ class Courier:
             count = self._bus.unmentioned()
             if count:
                 self._said_s = now_s()
-                log.warning(
-                    "errors.suppressed", reports=count, hint="alike or too many; `agentkit errors` has them all"
-                )
+                hint = "alike or too many" + ("; `agentkit errors` has them all" if self._ask else "")
+                log.warning("errors.suppressed", reports=count, hint=hint)
 
 
 def last_words(bus: ErrorBus, path: str | None, sender: Mapping[str, Any], limit_s: float = LAST_WORDS_S) -> bool:
