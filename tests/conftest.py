@@ -14,7 +14,10 @@ from agentkit.testing.leaks import LeakCheck, no_tasks_left
 from tests import apart
 from tests.orphans import is_subreaper
 
-#: What is told of them at the beginning.
+#: What is going may take so long, in seconds; waited for only while something is there.
+GOES_WITHIN_S = 10.0
+
+#: What is told of the workers at the beginning.
 _WORKERS = pytest.StashKey[str]()
 
 
@@ -81,13 +84,13 @@ def leaks() -> Iterator[LeakCheck]:
     """Fails the test when a process, thread, descriptor or ZeroMQ socket is left behind."""
     check, adopted = LeakCheck(), is_subreaper()
     yield check
-    check.assert_none(within_s=10.0)
+    check.assert_none(within_s=GOES_WITHIN_S)
     assert is_subreaper() == adopted, "left behind: this process adopts orphans, so daemons become its children"
 
 
 @pytest.fixture
 async def no_tasks() -> AsyncIterator[None]:
-    async with no_tasks_left(within_s=10.0):
+    async with no_tasks_left(within_s=GOES_WITHIN_S):
         yield
 
 

@@ -95,6 +95,7 @@ def test_the_check_guards_every_test(pytestconfig: pytest.Config, tmp_path) -> N
     (tmp_path / "conftest.py").write_text(
         "from tests.conftest import *  # noqa: F403\nfrom tests import conftest\n"
         "_no_tasks_in_async_tests = conftest._no_tasks_in_async_tests\n"
+        "conftest.GOES_WITHIN_S = 0.2\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(pytestconfig.inipath), "--rootdir",

@@ -14,6 +14,7 @@ import pytest
 from agentkit.transport.notify import Notifier
 from startup.node.listeners import open_listener
 from startup.node.notify import MAX_BYTES, MAX_FIELDS, Notification, NotifyServer, parse
+from tests.measured import unmeasured
 from tests.startup.node.conftest import PATIENCE_S
 
 
@@ -65,7 +66,7 @@ async def test_500_ready_messages_at_once_are_all_received(heard: Heard) -> None
         "for thread in threads: thread.join()\n"
     )
     zygote = [sys.executable, "-c", FORKS, str(heard.server.path), code]
-    sender = subprocess.Popen(zygote, stdin=subprocess.PIPE)
+    sender = subprocess.Popen(zygote, stdin=subprocess.PIPE, env=unmeasured(os.environ))
     assert sender.stdin is not None
     sender.stdin.close()
     told = [await heard.next() for _ in range(500)]
