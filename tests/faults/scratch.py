@@ -23,7 +23,7 @@ from startup.plan.row import AgentRow
 from tests.startup.cli.launched import Launched
 
 #: Two people may run things on the same two cores: what should happen may take so long, in seconds.
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 Rows = Mapping[str, AgentRow]
 

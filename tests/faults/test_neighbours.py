@@ -17,9 +17,8 @@ import pytest
 import zmq
 
 from agentkit.client import BlockingClient
-from agentkit.errors import Unreachable
 from startup.plan.phase import Phase
-from tests.faults.scratch import PATIENCE_S, Scratch, kill, until
+from tests.faults.scratch import PATIENCE_S, Scratch, kill
 from tests.startup.cli.launched import REPOSITORY, free_port
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -153,11 +152,14 @@ def test_an_agents_own_file_runs_by_hand(tmp_path: Path, signal_: signal.Signals
         text=True,
     )
     try:
-        with BlockingClient(peers={"TaskManager": f"tcp://127.0.0.1:{port}"}) as client:
-            until(lambda: answers(client))
+        endpoint = f"tcp://127.0.0.1:{port}"
+        assert (
+            plain(endpoint, {"action": "stats"})["status"] == "success"
+        )  # waits until it listens; our own client gives up
+        with BlockingClient(peers={"TaskManager": endpoint}) as client:
             task = client.call("TaskManager", "create", {"title": "by hand"})
             assert client.call("TaskManager", "get", {"id": task["id"]})["title"] == "by hand"
-        assert plain(f"tcp://127.0.0.1:{port}", {"action": "get", "id": task["id"]})["title"] == "by hand"
+        assert plain(endpoint, {"action": "get", "id": task["id"]})["title"] == "by hand"
         process.send_signal(signal_)
         out, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, out
@@ -165,14 +167,6 @@ def test_an_agents_own_file_runs_by_hand(tmp_path: Path, signal_: signal.Signals
     finally:
         process.kill()
         process.communicate()
-
-
-def answers(client: BlockingClient) -> bool:
-    try:
-        client.call("TaskManager", "stats", timeout=1)
-    except Unreachable:
-        return False
-    return True
 
 
 def test_an_agent_in_ten_lines_runs_by_hand_and_in_a_fleet(fleet: Scratch) -> None:

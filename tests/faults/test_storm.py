@@ -49,7 +49,7 @@ def storm(seed: int, kills: int) -> str:
         assert len(own) == len(NAMES)
         node = str(fleet.place("m").control)
         # a process whose fork was under way when the zygote died finds out by itself that nobody knows it
-        until(lambda: {found.pid for found in procinfo.all_stats() if is_of(found.pid, node)} <= own, within_s=10)
+        until(lambda: {found.pid for found in procinfo.all_stats() if is_of(found.pid, node)} <= own, within_s=30)
         assert fleet.call(NAMES[-1], "greet") == NAMES[-1]
         restarts = sum(row.restarts for row in rows.values())
     return f"{seed:>5} {restarts:>9} {time.monotonic() - began_s:>6.1f} s  {' '.join(history)}"

@@ -29,7 +29,7 @@ from startup.spec.fleet import AgentSpec, Fleet, MachineSpec, ProgramTarget
 from tests.startup.plan.builders import agent, aid
 
 #: No test waits longer than this for something that should happen, in seconds.
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 
 #: A program that speaks sd_notify as agents do, in the standard library: forked, ready and gone in milliseconds.
 #: What it does beside is its environment's: SAY (a message more), THEN (python to run after READY), FIRST (before it).

@@ -23,7 +23,7 @@ from startup.node.zygote_link import Forked, ForkOrder, ZygoteLink
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 #: No test waits longer than this for something that should happen, in seconds.
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 
 
 @dataclass
