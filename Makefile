@@ -63,6 +63,7 @@ bench: DEBIAN += nats-server  # a peer; one that is not there is left out of the
 bench: $(VENV)/.bench  ## All benchmarks beside their peers (about ten minutes)
 	$(BIN)/python benchmarks/bench_startup.py
 	$(BIN)/python benchmarks/bench_rpc.py
+	$(BIN)/python benchmarks/bench_overload.py
 	$(BIN)/python benchmarks/bench_events.py
 
 clean:  ## Remove what make made
