@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -382,6 +384,74 @@ class Xoscar(Contender):
         asyncio.run(main())
 
 
+class Nats(Contender):
+    """nats-py: request and reply by way of a nats-server, which runs beside."""
+
+    def serve(self, port: int) -> None:
+        import nats
+
+        found = shutil.which("nats-server", path="/usr/sbin:/usr/local/bin:/usr/bin")
+        if found is None:
+            raise RuntimeError("there is no nats-server; install Debian's package of that name")
+
+        async def main() -> None:
+            client = await until_answered_async(
+                lambda: nats.connect(f"nats://{HOST}:{port}"), OSError, nats.errors.Error
+            )
+
+            async def answer(message: Any) -> None:
+                await message.respond(message.data)
+
+            await client.subscribe("echo", cb=answer)
+            await asyncio.Event().wait()
+
+        with subprocess.Popen([found, "-a", HOST, "-p", str(port)], stderr=subprocess.DEVNULL):
+            asyncio.run(main())
+
+    def call(self, port: int) -> None:
+        import nats
+
+        async def main() -> None:
+            client = await until_answered_async(
+                lambda: nats.connect(f"nats://{HOST}:{port}"), OSError, nats.errors.Error
+            )
+
+            async def echo(payload: bytes) -> bytes:
+                return bytes((await client.request("echo", payload, timeout=5)).data)
+
+            await until_answered_async(lambda: echo(b""), nats.errors.Error)
+            await work_async(echo)
+
+        asyncio.run(main())
+
+
+class Ray(Contender):
+    """ray: calls of an asynchronous actor. Its caller starts all of it, so the callee's CPU is not told. `pip install ray` beside."""
+
+    def serve(self, port: int) -> None:  # noqa: ARG002 - it chooses its own
+        threading.Event().wait()
+
+    def call(self, port: int) -> None:  # noqa: ARG002
+        import ray
+
+        @ray.remote
+        class Echo:
+            async def echo(self, payload: bytes) -> bytes:
+                return payload
+
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+        actor = Echo.options(max_concurrency=WINDOW).remote()
+        ray.get(actor.echo.remote(b""))
+
+        async def main() -> None:
+            await work_async(lambda payload: actor.echo.remote(payload))
+
+        try:
+            asyncio.run(main())
+        finally:
+            ray.shutdown()
+
+
 class Agentkit(Contender):
     """Our own: an agent with one annotated handler, called by `Client`. Arguments and results are validated, every call has a
     deadline, is counted and can be cancelled."""
@@ -432,6 +502,8 @@ CONTENDERS: Final[dict[str, type[Contender]]] = {
     "Pyro5": Pyro,
     "grpcio aio": Grpc,
     "xoscar": Xoscar,
+    "NATS": Nats,
+    "Ray": Ray,
 }
 
 

@@ -45,3 +45,10 @@ def test_the_short_form_of_bench_events_delivers_everything() -> None:
     assert [row["contender"] for row in rows] == ["pyzmq PUSH/PUB/SUB", "agentkit"]
     assert all(row["lost"] == 0 for row in rows)
     assert all(row["delivered/s"] > 0 for row in rows)  # type: ignore[operator]
+
+
+def test_the_short_form_of_bench_stream_fills_every_table() -> None:
+    tables = run("bench_stream.py", "--only", "agentkit")
+    assert len(tables) == 2
+    assert all(row["contender"] == "agentkit" and None not in row.values() for rows in tables.values() for row in rows)
+    assert all(rows for rows in tables.values())
