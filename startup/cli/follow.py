@@ -30,6 +30,10 @@ GIVEN_UP_AFTER_S: Final = 12.0
 LOOK_AGAIN_S: Final = 0.2
 #: How often the verdict is looked at though nothing came: grace and silence are measured in seconds.
 _TICK_S: Final = 0.25
+#: While more agents than this are coming, looks are so far apart, in seconds: each takes time for every agent of the fleet, on cores that
+#: start them. 500 agents: 0.13 s of 0.85 s CPU less. The last few are looked at as they come.
+_MANY: Final = 32
+_APART_S: Final = 0.05
 #: Lines of a failed agent's log that are shown.
 TAIL_LINES: Final = 12
 
@@ -97,7 +101,10 @@ def follow(watch: Watch, aim: Aim, *, began_s: float, timeout_s: float | None) -
                     end="timed-out", verdict=verdict, rows=rows, message=f"not decided within {timeout_s:g} s"
                 )
             wait_s = show(rows, now_s)
-            watch.wait(min(wait_s, LOOK_AGAIN_S if suspicious else _TICK_S, *([] if left_s is None else [left_s])))
+            wait_s = min(wait_s, LOOK_AGAIN_S if suspicious else _TICK_S, *([] if left_s is None else [left_s]))
+            if watch.wait(wait_s) and len(verdict.coming) > _MANY:
+                time.sleep(_APART_S)
+                watch.wait(0)
 
 
 #: What somebody else's command does to an agent that we want.
