@@ -9,6 +9,7 @@ The contenders stand in event_peers.py; all of them are up all the time (an idle
 
 from __future__ import annotations
 
+import os
 import select
 import shutil
 import subprocess
@@ -40,6 +41,7 @@ class Running:
     server: subprocess.Popen[str]
     publisher: subprocess.Popen[str]
     subscribers: list[subprocess.Popen[str]]
+    unread: dict[int, bytearray] = field(default_factory=dict)  #: by pid: what has come of the next lines
     number: int = WARM_UP
     seconds: list[float] = field(default_factory=list)
     single_s: list[float] = field(default_factory=list)
@@ -56,18 +58,29 @@ class Running:
         ends_s = time.monotonic() + timeout_s
         received = 0
         for process in self.subscribers:
-            assert process.stdout
-            while True:
-                if not select.select([process.stdout], [], [], max(0.0, ends_s - time.monotonic()))[0]:
-                    return None
-                line = process.stdout.readline()
-                if not line:
-                    raise RuntimeError(f"{self.name}: a subscriber exited with {process.wait()}")
+            while (line := self._next_line(process, ends_s)) is not None:
                 said, count = map(int, line.split())
                 if said == round:
                     received += count
                     break
+            else:
+                return None
         return received
+
+    def _next_line(self, process: subprocess.Popen[str], ends_s: float) -> bytes | None:
+        """What a subscriber says next. Read past the pipe's own buffer, in which `select` sees nothing."""
+        assert process.stdout
+        unread = self.unread.setdefault(process.pid, bytearray())
+        while b"\n" not in unread:
+            if not select.select([process.stdout], [], [], max(0.0, ends_s - time.monotonic()))[0]:
+                return None
+            data = os.read(process.stdout.fileno(), 65_536)
+            if not data:
+                raise RuntimeError(f"{self.name}: a subscriber exited with {process.wait()}")
+            unread += data
+        line, _, rest = bytes(unread).partition(b"\n")
+        unread[:] = rest
+        return line
 
     def warm_up(self) -> None:
         """Until every subscriber hears the publisher."""

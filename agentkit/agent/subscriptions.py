@@ -26,7 +26,7 @@ log = get_logger("agentkit.events")
 #: Events that may wait for one method; then new ones are thrown away, and counted as lost.
 QUEUE: Final = 4_096
 #: Events handled in one go by a method that never really waits, so that others get their turn.
-_AT_ONCE: Final = 32
+_AT_ONCE: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +166,7 @@ class _Shape:
                 at=at, got=pattern.text, want=f"a pattern that means {strange[0]}",
                 fix=f"its events are annotated as those of {strange[0]}",
             )  # fmt: skip
+        self._by_topic: dict[str, Callable[[Any], Any]] = {}  #: bounded: only topics that have a type here
         special = self._wants_delivery or self._wants_plain or self._wants_any_event
         self._adapter: TypeAdapter[Any] | None = None if special else TypeAdapter(hint)
 
@@ -179,18 +180,22 @@ class _Shape:
             return delivery
         if self._wants_plain:
             return delivery.data
-        # of several classes the topic's own is meant, whatever others it may look like
-        model = type_of(delivery.topic)
         try:
-            if model is not None and (self._wants_any_event or model in self._classes):
-                return model.__pydantic_validator__.validate_python(delivery.data)
-            if self._adapter is None:
-                raise ValueError(f"no type of event for topic {delivery.topic} here; import the class that has it")
-            return self._adapter.validator.validate_python(delivery.data)
+            return (self._by_topic.get(delivery.topic) or self._check_for(delivery.topic))(delivery.data)
         except ValidationError as exc:
             errors = exc.errors(include_url=False, include_context=False, include_input=False)
             wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors[:5])
             raise ValueError(f"{delivery.topic} from {delivery.publisher} does not fit: {wrong}") from exc
+
+    def _check_for(self, topic: str) -> Callable[[Any], Any]:
+        """What makes an event of plain data. Of several classes the topic's own is meant, whatever others it may look like."""
+        model = type_of(topic)
+        if model is not None and (self._wants_any_event or model in self._classes):
+            check = self._by_topic[topic] = model.__pydantic_validator__.validate_python
+            return check
+        if self._adapter is None:
+            raise ValueError(f"no type of event for topic {topic} here; import the class that has it")
+        return self._adapter.validator.validate_python
 
 
 def _values_of(hint: Any) -> bool:

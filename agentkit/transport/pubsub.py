@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import zmq
 
 from agentkit.transport import context
-from agentkit.transport.frames import Frames
 from agentkit.transport.reader import Reader
 
 #: Events that wait for a relay that is slow or away; then new ones are dropped.
@@ -22,6 +21,8 @@ SUBSCRIBER_QUEUE: Final = 4_096
 RECONNECT_MS: Final = (100, 1_000)
 #: How long a publisher that ends waits for its last events to leave, in ms.
 LINGER_MS: Final = 500
+
+_NOBLOCK: Final = int(zmq.NOBLOCK)
 
 
 class Endpoints(NamedTuple):
@@ -83,7 +84,7 @@ class Subscriber:
             self._sock.subscribe(prefix)
         for endpoint in endpoints:
             self._sock.connect(endpoint)
-        self._reader = Reader(self._sock, lambda frames: on_frame(frames[0]), take=_one)
+        self._reader = Reader(self._sock, cast("Any", on_frame), take=cast("Any", _one))
 
     @property
     def is_closed(self) -> bool:
@@ -102,10 +103,10 @@ class Subscriber:
         self._sock.close()
 
 
-def _one(sock: zmq.Socket[Any]) -> Frames:
+def _one(sock: zmq.Socket[Any]) -> bytes:
     """One frame. Parts of a message are not told apart: an event is one frame, and to look costs three times as much as to read.
     Who sends several has sent several events, of which `on_frame` may have to refuse some."""
-    return [sock.recv(zmq.NOBLOCK)]
+    return sock.recv(_NOBLOCK)
 
 
 def reconnect(sock: zmq.Socket[Any]) -> None:
