@@ -22,6 +22,7 @@ from startup.node.turns import Turns
 from startup.node.webhooks import Webhooks
 from startup.plan import process as proc
 from startup.plan.incidents import Incidents
+from startup.plan.phase import Phase
 from startup.plan.process import QUARANTINED, Process
 from startup.plan.reactions import Reaction, Reactions, Seen
 from startup.plan.revision import Revision
@@ -126,17 +127,14 @@ class ErrorRules:
     def _restart(self, reaction: Reaction) -> None:
         id, now_s = reaction.seen.id, self._turns.now_s()
         p = self._core.processes[id]
-        if int(p.incarnation) != reaction.seen.incarnation:
-            return  # the last words of a process that is gone
+        if int(p.incarnation) != reaction.seen.incarnation or p.phase is not Phase.READY:
+            return  # the last words of a process that is gone, or that comes up or goes down anyway
         why = shown(f"restarted by a rule: {reaction.why}", MAX_REASON)
         self._core.on(id, partial(proc.restarted_by_rule, why=why, now_s=now_s), now_s)
         self._turns.soon()
         if self._core.processes[id] is p:
             budget = p.spec.restart
-            why = (
-                f"not restarted by its rule: {budget.max_attempts} restarts within {budget.window_s:g} s are used up, "
-                f"or it is not running ({p.phase.value})"
-            )
+            why = f"not restarted by its rule: {budget.max_attempts} restarts within {budget.window_s:g} s are used up"
         self._desk.add(id, int(p.incarnation), _own_word("warning", why))
 
     def _quarantine(self, reaction: Reaction) -> None:

@@ -249,9 +249,10 @@ def stop(p: Process, now_s: float, why: Leaving) -> Outcome:
 
 
 def restarted_by_rule(p: Process, why: str, now_s: float) -> Outcome:
-    """As an operator's restart, but out of the restart budget: unchanged when that is used up, or it has no process to restart."""
+    """As an operator's restart, but out of the restart budget: unchanged when that is used up, or it is not ready: what comes up or
+    goes down is beginning anew already."""
     recent = tuple(at_s for at_s in p.failures if at_s > now_s - p.spec.restart.window_s)
-    if p.phase not in COMING_UP | {Phase.READY} or len(recent) >= p.spec.restart.max_attempts:
+    if p.phase is not Phase.READY or len(recent) >= p.spec.restart.max_attempts:
         return p, []
     p, actions = stop(p, now_s, Leaving.RESTART)
     return replace(p, failures=(*recent, now_s), restarts=p.restarts + 1, last_error=why), actions

@@ -64,6 +64,12 @@ AGENTS = '''
                     self.report_error("warning", f"word {n}")
                     time.sleep(0.001)
             threading.Thread(target=talk, daemon=True).start()
+
+    class NeverWell(BaseAgent):
+        async def run(self) -> None:
+            while True:
+                self.report_error("critical", "it is over")
+                await asyncio.sleep(0.05)
 '''
 
 
@@ -231,3 +237,16 @@ def test_rules_restart_quarantine_and_call_a_webhook(fleet: Scratch, receiver: R
     kill(node)
     fleet.wait_for_another_node(node)
     assert fleet.wait_phase(Phase.READY, "Quarantined")
+
+
+def test_a_rule_can_not_restart_an_agent_for_ever(fleet: Scratch) -> None:
+    fleet.python("ag.py", AGENTS)
+    rule = {"do": "restart", "severity": "critical", "within": "100ms"}
+    fleet.write({"A": {"agent": "ag:NeverWell", "on_error": rule, "restart": {"max_attempts": 2}}})
+    fleet.up()
+    wait_errors(fleet, lambda found: any(place.startswith("not restarted by its rule") for place in found))
+    row = fleet.wait_phase(Phase.READY, "A")["A"]
+    assert row.restarts == 2
+    count = errors(fleet)["it is over"]["count"]
+    wait_errors(fleet, lambda found: found["it is over"]["count"] > count)
+    assert fleet.rows()["A"].pid == row.pid

@@ -112,8 +112,9 @@ def test_a_restart_by_rule_is_counted_and_spends_the_restart_budget() -> None:
     assert proc.restarted_by_rule(p, "why", 302.5)[1] == [Terminate(A)], "later there is budget again"
 
 
-def test_only_what_runs_is_restarted_by_a_rule() -> None:
-    for p in (crash(ready(), 1.0), proc.stop(ready(), 1.0, Leaving.STOP)[0], proc.new(agent("A"), 0.0)):
+def test_only_what_is_ready_is_restarted_by_a_rule() -> None:
+    gone, stopped = crash(ready(), 1.0), proc.stop(ready(), 1.0, Leaving.STOP)[0]
+    for p in (gone, stopped, running(0.0), proc.new(agent("A"), 0.0)):
         assert proc.restarted_by_rule(p, "why", 2.0) == (p, [])
 
 
