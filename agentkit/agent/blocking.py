@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, Unpack
 
 from agentkit.agent.caller import endpoint_for
@@ -24,7 +24,7 @@ from agentkit.resilience.policy import USUAL_CALLS, Balance, CallPolicy
 from agentkit.transport.blocking import BlockingChannel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
-from agentkit.wire.attachments import Buffer, ContentPacker
+from agentkit.wire.attachments import Content, ContentPacker
 
 #: Finds the instances of a name; called in the calling thread, may block for as long as it is given.
 Lookup = Callable[[str, Deadline], tuple[AgentRecord, ...]]
@@ -82,7 +82,7 @@ class BlockingCaller:
         if arguments is None:
             arguments = _NOTHING
         try:
-            body, attachments = ContentPacker().pack(arguments)
+            content = ContentPacker().pack(arguments)
         except values.Unsendable as exc:
             raise BadRequest(f"{target}.{method}: {exc}") from exc
         meta: dict[str, Any] = {}
@@ -95,16 +95,15 @@ class BlockingCaller:
             self.board, target, method, now_s(), timeout=timeout, outer_at_s=outer_at_s, attempts=attempts, balance=balance, key=key
         )  # fmt: skip
         try:
-            result = self._run(course, target, method, arguments, body, attachments, meta)
+            result = self._run(course, target, method, arguments, content, meta)
         except CallError as error:
             if fallback is NOTHING and not self.fallbacks.declared:
                 raise
             return self._fallen_back(
-                self.fallbacks.answer(fallback, target, method, body, arguments, error), target, method
+                self.fallbacks.answer(fallback, target, method, content, arguments, error), target, method
             )
         if fallback is LAST_ANSWER:
-            with self._lock:
-                self.fallbacks.remember(target, method, body, result)
+            self.fallbacks.remember(target, method, content, result)
         return result
 
     def _fallen_back(self, result: Any, target: str, method: str) -> Any:
@@ -122,10 +121,10 @@ class BlockingCaller:
         target: str,
         method: str,
         arguments: Mapping[str, Any],
-        body: bytes,
-        attachments: Sequence[Buffer],
+        content: Content,
         meta: Mapping[str, Any],
     ) -> Any:
+        body, attachments = content
         while True:
             records = self._lookup(target, Deadline(course.at_s))
             with self._lock:

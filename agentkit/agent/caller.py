@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Unpack
 
@@ -22,7 +22,7 @@ from agentkit.resilience.policy import USUAL_CALLS, Balance, CallPolicy
 from agentkit.transport.channel import Channel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
-from agentkit.wire.attachments import Buffer, ContentPacker
+from agentkit.wire.attachments import Content, ContentPacker
 
 
 class Caller:
@@ -81,24 +81,24 @@ class Caller:
         course = Course(
             self.board, target, method, now_s(), timeout=timeout, outer_at_s=outer_at_s, attempts=attempts, balance=balance, key=key
         )  # fmt: skip
-        body: bytes | None = None
+        content: Content | None = None
         try:
             try:
-                body, attachments = self._pack(arguments)
+                content = self._pack(arguments)
             except values.Unsendable:  # the one thing that msgpack does not take and a call does is a stream
                 if idempotency_key is not None:
                     raise BadRequest(
                         f"{target}.{method}: a stream has no idempotency key: nobody can send it again"
                     ) from None
                 return await self._streaming(target, method, arguments, course, takes=False).result()
-            result = await self._run(course, target, method, arguments, body, attachments, meta)
+            result = await self._run(course, target, method, arguments, content, meta)
         except CallError as error:
             if fallback is NOTHING and not self.fallbacks.declared:
                 raise
-            result = self.fallbacks.answer(fallback, target, method, body, arguments, error)
+            result = self.fallbacks.answer(fallback, target, method, content, arguments, error)
             return await result if inspect.isawaitable(result) else result
         if fallback is LAST_ANSWER:
-            self.fallbacks.remember(target, method, body, result)
+            self.fallbacks.remember(target, method, content, result)
         return result
 
     async def _run(
@@ -107,10 +107,10 @@ class Caller:
         target: str,
         method: str,
         arguments: Mapping[str, Any],
-        body: bytes,
-        attachments: Sequence[Buffer],
+        content: Content,
         meta: Mapping[str, Any],
     ) -> Any:
+        body, attachments = content
         while True:
             route = self._routes.get(target) if self._routes_version == self.directory.version else None
             if route is None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from typing import Any, Final
 
 from agentkit.clock import now_s
 from agentkit.errors import CallError
 from agentkit.resilience.kept import Frozen, Kept, freeze
+from agentkit.wire.attachments import Content
 from agentkit.wire.values import Unsendable
 
 #: Codes that mean that nobody answered. What a handler says, "no" included, is an answer.
@@ -35,27 +38,29 @@ Declared = Mapping[tuple[str, str], Callable[..., Any]]
 
 
 class Fallbacks:
-    """Of one caller; its owner sees to threads."""
+    """Of one caller. From any thread."""
 
     def __init__(self, declared: Declared | None = None) -> None:
         self.declared = declared or {}  #: (target, method) -> what answers, called with the same arguments
         self.used: Counter[str] = Counter()  #: by the name that was called
+        self._lock = threading.Lock()
         self._last: Kept[Frozen] = Kept(**_KEPT)  # type: ignore[arg-type]
 
-    def remember(self, target: str, method: str, body: bytes, result: object) -> None:
+    def remember(self, target: str, method: str, asked: Content, result: object) -> None:
         """The answer to a call with `fallback=LAST_ANSWER`."""
         try:
             frozen = freeze(result)
         except Unsendable:  # it came over the wire, but in a form that has no way back
             return
-        self._last.put((target, method, body), frozen, frozen.size + len(body), now_s())
+        with self._lock:
+            self._last.put(_question(target, method, asked), frozen, frozen.size + len(asked[0]), now_s())
 
     def answer(
         self,
         given: object,
         target: str,
         method: str,
-        body: bytes | None,
+        asked: Content | None,
         arguments: Mapping[str, Any],
         error: CallError,
     ) -> Any:
@@ -63,7 +68,8 @@ class Fallbacks:
         if error.code not in NO_ANSWER:
             raise error
         if given is LAST_ANSWER:
-            found = self._last.get((target, method, body), now_s())
+            with self._lock:
+                found = self._last.get(_question(target, method, asked), now_s()) if asked is not None else None
             if found is not None:
                 self.used[target] += 1
                 return found.thaw()
@@ -75,3 +81,11 @@ class Fallbacks:
             raise error
         self.used[target] += 1
         return declared(**arguments)
+
+
+def _question(target: str, method: str, asked: Content) -> tuple[str, str, bytes, bytes]:
+    body, attachments = asked
+    digest = blake2b(digest_size=16)
+    for buffer in attachments:
+        digest.update(buffer)
+    return target, method, body, digest.digest()

@@ -99,9 +99,14 @@ class Turns:
         if options.concurrency is None:
             return (shared,)
         room = self._policy.queue if options.queue is None else options.queue
-        # Who serialises wants one after another, not fewer: there the callers' deadlines are the limit
-        wait_s = None if options.concurrency == 1 else self._policy.queue_wait_s
-        return (Gate(method.name, options.concurrency, room, wait_s=wait_s, adapts=True), shared)
+        own_s = options.queue_wait_s
+        if own_s is not None:
+            own = Gate[Serving](method.name, options.concurrency, room, wait_s=own_s)
+        else:
+            # Who serialises wants one after another, not fewer: there the callers' deadlines are the limit
+            wait_s = None if options.concurrency == 1 else self._policy.queue_wait_s
+            own = Gate(method.name, options.concurrency, room, wait_s=wait_s, adapts=True)
+        return (own, shared)
 
     def _limit_s(self, work: Serving, gate: Gate[Serving]) -> float | None:
         own_s = work.method.options.queue_wait_s

@@ -33,6 +33,10 @@ class Summarizer(BaseAgent):
         return f"short {text}"
 
     @rpc
+    async def first(self, data: bytes) -> bytes:
+        return bytes(data[:1])
+
+    @rpc
     async def slow(self) -> None:
         await asyncio.sleep(30)
 
@@ -115,6 +119,23 @@ async def test_the_last_answer_to_the_same_question_may_stand_in() -> None:
     assert await ask("a") == "short a"
     with pytest.raises(Unreachable):
         await ask("b")
+    with pytest.raises(Unreachable):
+        await ask("large" * 10_000)
+    await client.__aexit__(None, None, None)
+
+
+async def test_large_questions_are_told_apart_by_what_is_in_them() -> None:
+    async with running(Summarizer) as summarizer:
+        client = Client(peers={"Summarizer": summarizer.endpoint})
+        await client.__aenter__()
+
+        async def ask(data: bytes) -> Any:
+            return await client.call("Summarizer", "first", {"data": data}, attempts=1, fallback=LAST_ANSWER)
+
+        assert await ask(b"a" * 100_000) == b"a"
+    assert await ask(b"a" * 100_000) == b"a"
+    with pytest.raises(Unreachable):
+        await ask(b"b" * 100_000)
     await client.__aexit__(None, None, None)
 
 

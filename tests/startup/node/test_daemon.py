@@ -256,7 +256,7 @@ def test_a_class_based_agent_of_ours_comes_up_and_says_where_it_is(fresh: Nodes)
     (fresh.folder / "mine.py").write_text(
         "from agentkit import BaseAgent, rpc\n"
         "class Mine(BaseAgent):\n"
-        "    @rpc(timeout='9s')\n"
+        "    @rpc(timeout='9s', idempotent=True)\n"
         "    async def hello(self) -> str:\n"
         "        return self.name\n"
     )
@@ -264,6 +264,7 @@ def test_a_class_based_agent_of_ours_comes_up_and_says_where_it_is(fresh: Nodes)
     fresh.up(agent("A", target=AgentTarget(module="mine", cls="Mine"), port=inbox, health_port=health, watchdog_s=30.0))
     row = fresh.wait_phase(Phase.READY)["m/A"]
     assert row.timeouts_s == {"hello": 9.0}
+    assert row.record().traits == {"hello": {"idempotent": True}}
     assert row.health_url == f"http://127.0.0.1:{health}/health"
     answer = fresh.ask("", "status", memory=True)
     assert 1 < answer["agents"][0]["memory_mb"] < 100
