@@ -117,6 +117,7 @@ class Caller:
                 route = await self._find(target, Deadline(course.at_s))
             record = course.choose(route, arguments, now_s())
             channel: Channel | None = None
+            future: asyncio.Future[Any] | None = None
             try:
                 channel = self._channel(record, course.expected)
                 id, future = channel.request(method, body, course.at_s, meta, attachments=attachments)
@@ -129,6 +130,7 @@ class Caller:
                 course.answered()
                 return result
             except CallError as error:
+                future = None  # it holds the error, the error this frame: that would wait for the garbage collector
                 pause_s = course.failed(error, now_s(), channel)
                 if pause_s is None:
                     raise

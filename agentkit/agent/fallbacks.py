@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from agentkit.clock import now_s
 from agentkit.errors import CallError
-from agentkit.resilience.kept import Frozen, Kept, freeze
+from agentkit.resilience.kept import Freezer, Frozen, Kept
 from agentkit.wire.attachments import Content
 from agentkit.wire.values import Unsendable
 
@@ -44,15 +44,16 @@ class Fallbacks:
         self.declared = declared or {}  #: (target, method) -> what answers, called with the same arguments
         self.used: Counter[str] = Counter()  #: by the name that was called
         self._lock = threading.Lock()
+        self._freezer = Freezer()
         self._last: Kept[Frozen] = Kept(**_KEPT)  # type: ignore[arg-type]
 
     def remember(self, target: str, method: str, asked: Content, result: object) -> None:
         """The answer to a call with `fallback=LAST_ANSWER`."""
-        try:
-            frozen = freeze(result)
-        except Unsendable:  # it came over the wire, but in a form that has no way back
-            return
         with self._lock:
+            try:
+                frozen = self._freezer.freeze(result)
+            except Unsendable:  # it came over the wire, but in a form that has no way back
+                return
             self._last.put(_question(target, method, asked), frozen, frozen.size + len(asked[0]), now_s())
 
     def answer(

@@ -13,7 +13,7 @@ from agentkit.agent.course import IDEMPOTENCY_KEY
 from agentkit.agent.handlers import Method
 from agentkit.clock import now_s
 from agentkit.errors import BadRequest, CallCancelled, CallError, DeadlineExceeded
-from agentkit.resilience.kept import Frozen, Kept, freeze
+from agentkit.resilience.kept import Freezer, Frozen, Kept
 from agentkit.resilience.policy import ServePolicy
 from agentkit.wire.values import Unsendable
 
@@ -54,6 +54,7 @@ class Sharing:
     ) -> None:
         """`settle`: answer it thus, unrun. `admit`: run it after all."""
         self._settle, self._admit = settle, admit
+        self._freezer = Freezer()
         self.hits: Counter[str] = Counter()  #: answered without a run, by method
         self.misses: Counter[str] = Counter()  #: of cached methods
         self.repeats: Counter[str] = Counter()  #: of idempotency keys
@@ -78,10 +79,10 @@ class Sharing:
                 raise BadRequest(f"{work.method.name}: a call with a stream has no idempotency key")
             return False
         try:
-            arguments = _digest(work.arguments)
+            arguments = self._digest(work.arguments)
         except Unsendable:  # an author's own type: it was made from what travelled, and can't be told from others
             if key:
-                arguments = _digest(repr(sorted(work.arguments)))
+                arguments = self._digest(repr(sorted(work.arguments)))
             else:
                 return False
         share = Share(work.method.name, key, arguments)
@@ -112,7 +113,7 @@ class Sharing:
             self._next(share)
             return
         try:
-            outcome: Outcome = end if isinstance(end, CallError) else freeze(end)
+            outcome: Outcome = end if isinstance(end, CallError) else self._freezer.freeze(end)
         except Unsendable:
             self._next(share)
             return
@@ -138,6 +139,13 @@ class Sharing:
 
     def _kept(self, share: Share) -> Kept[tuple[bytes, Outcome]]:
         return self._keys if share.key else self._caches[share.method]
+
+    def _digest(self, arguments: Any) -> bytes:
+        frozen = self._freezer.freeze(sorted(arguments.items()) if isinstance(arguments, dict) else arguments)
+        digest = blake2b(frozen.body, digest_size=16)
+        for frame in frozen.frames:
+            digest.update(frame)
+        return digest.digest()
 
     def _count(self, share: Share) -> None:
         (self.repeats if share.key else self.hits)[share.method] += 1
@@ -165,11 +173,3 @@ class Sharing:
 def _place(share: Share) -> tuple[str, str, bytes]:
     """Where it is looked for: a caller's key alone, or the arguments."""
     return (share.method, share.key, b"" if share.key else share.arguments)
-
-
-def _digest(arguments: Any) -> bytes:
-    frozen = freeze(sorted(arguments.items()) if isinstance(arguments, dict) else arguments)
-    digest = blake2b(frozen.body, digest_size=16)
-    for frame in frozen.frames:
-        digest.update(frame)
-    return digest.digest()

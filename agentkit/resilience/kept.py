@@ -27,10 +27,16 @@ class Frozen(NamedTuple):
         return unpack(self.body, self.frames)
 
 
-def freeze(value: object) -> Frozen:
-    """`values.Unsendable` for what does not travel."""
-    body, frames = ContentPacker().pack(value)
-    return Frozen(body, tuple(bytes(frame) for frame in frames))
+class Freezer:
+    """Makes them. For one thread at a time; keep it: a packer is a cycle, which waits for the garbage collector."""
+
+    def __init__(self) -> None:
+        self._pack = ContentPacker().pack
+
+    def freeze(self, value: object) -> Frozen:
+        """`values.Unsendable` for what does not travel."""
+        body, frames = self._pack(value)
+        return Frozen(body, tuple(bytes(frame) for frame in frames))
 
 
 class Kept(Generic[V]):

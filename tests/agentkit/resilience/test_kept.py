@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentkit.resilience.kept import Kept, freeze
+from agentkit.resilience.kept import Freezer, Kept
 
 
 def kept(**options: Any) -> Kept[str]:
@@ -60,7 +60,7 @@ def test_the_bounds_hold_whatever_comes(steps: list[tuple[str, int, bool]]) -> N
 def test_what_is_frozen_does_not_change_any_more() -> None:
     array = np.zeros(50_000)
     value = {"list": [1], "array": array}
-    frozen = freeze(value)
+    frozen = Freezer().freeze(value)
     value["list"] = [2]
     array[0] = 7
     thawed = frozen.thaw()
@@ -68,4 +68,4 @@ def test_what_is_frozen_does_not_change_any_more() -> None:
     assert np.array_equal(thawed["array"], np.zeros(50_000))
     assert frozen.size > 400_000
     with pytest.raises(Exception, match="does not travel"):
-        freeze(object())
+        Freezer().freeze(object())
