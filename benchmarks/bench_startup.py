@@ -263,7 +263,8 @@ def _large_yaml(ports: list[int]) -> str:
         for n, (port, health_port) in enumerate(zip(ports[::2], ports[1::2], strict=True))
     )
     return (
-        f"version: 1\ncluster: large\nproject_root: {ROOT}\nmachines: {{here: {{}}}}\nagent_groups:\n  all:\n{agents}\n"
+        f"version: 1\ncluster: large\nproject_root: {ROOT}\npreload: [agents.member]\nmachines: {{here: {{}}}}\n"
+        f"agent_groups:\n  all:\n{agents}\n"
     )
 
 
