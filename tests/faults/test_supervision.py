@@ -28,7 +28,7 @@ AGENTS = '''
         async def on_start(self) -> None:
             tell(f"starts {self.name}")
             for name in self.config.calls:
-                tell(f"{self.name} got {await self.call(name, 'greet', timeout=1)}")
+                tell(f"{self.name} got {await self.call(name, 'greet', timeout=10)}")
             tell(f"started {self.name}")
 
         @rpc

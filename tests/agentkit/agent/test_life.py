@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -278,7 +279,9 @@ async def test_every_is_late_rather_than_in_a_burst() -> None:
 
     async with running(Late) as late:
         await eventually(lambda: len(late.agent.at) >= 5)
-        assert len({multiple(at_s, 0.02) for at_s in late.agent.at}) == len(late.agent.at)
+        at = late.agent.at
+        # after the late one the next comes at a multiple again, not at once for each that was missed
+        assert sum(later - earlier < 0.01 for earlier, later in itertools.pairwise(at)) <= 1, at
 
 
 def multiple(at_s: float, period_s: float) -> int:
@@ -292,7 +295,8 @@ async def test_a_multiple_of_the_clock_is_slept_for_once() -> None:
     for _ in range(40):
         await aligned_sleep(period_s)
         multiples.append(multiple(now_s(), period_s))
-    assert len(set(multiples)) == 40
+    # Called twice for each, it would be 20. One that is late by almost a whole period counts for the next.
+    assert len(set(multiples)) > 35
 
 
 # -- health checks ----------------------------------------------------------------------------------------------------
