@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from agentkit.agent.base import BaseAgent as BaseAgent
     from agentkit.agent.base import NotRunning as NotRunning
     from agentkit.agent.fallbacks import LAST_ANSWER as LAST_ANSWER
+    from agentkit.agent.fallbacks import fallback as fallback
     from agentkit.agent.handlers import every as every
-    from agentkit.agent.handlers import fallback as fallback
     from agentkit.agent.handlers import health_check as health_check
     from agentkit.agent.handlers import rpc as rpc
     from agentkit.agent.subscriptions import subscribe as subscribe
@@ -114,7 +114,7 @@ _HOMES: Final = {
     "BaseAgent": "agentkit.agent.base",
     "NotRunning": "agentkit.agent.base",
     "every": "agentkit.agent.handlers",
-    "fallback": "agentkit.agent.handlers",
+    "fallback": "agentkit.agent.fallbacks",
     "health_check": "agentkit.agent.handlers",
     "rpc": "agentkit.agent.handlers",
     "subscribe": "agentkit.agent.subscriptions",

@@ -19,7 +19,7 @@ from agentkit.agent.courier import Courier
 from agentkit.agent.dispatch import Dispatcher
 from agentkit.agent.event_client import route_by
 from agentkit.agent.events import AgentEvents
-from agentkit.agent.handlers import fallbacks_of
+from agentkit.agent.fallbacks import fallbacks_of
 from agentkit.agent.selfreport import SelfReports
 from agentkit.agent.telling import Teller
 from agentkit.agent.threads import FromThreads

@@ -5,14 +5,19 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from agentkit.agent.handlers import mark, marked
 from agentkit.clock import now_s
-from agentkit.errors import CallError
+from agentkit.errors import CallError, ConfigError
 from agentkit.resilience.kept import Freezer, Frozen, Kept
 from agentkit.wire.attachments import Content
 from agentkit.wire.values import Unsendable
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 #: Codes that mean that nobody answered. What a handler says, "no" included, is an answer.
 NO_ANSWER: Final = frozenset(
@@ -90,3 +95,32 @@ def _question(target: str, method: str, asked: Content) -> tuple[str, str, bytes
     for buffer in attachments:
         digest.update(buffer)
     return target, method, body, digest.digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """Options of `@fallback`."""
+
+    target: str
+    method: str
+
+
+def fallback(target: str, method: str) -> Callable[[F], F]:
+    """A method that answers in place of `target`'s `method` where no answer came: unreachable, lost, too late, overloaded.
+
+    It gets the same arguments and returns what the caller is to get; `async def`, or a plain `def` that must not block. What it
+    raises is what the call ends with. `fallback=` of a call goes before it."""
+    for name, value in (("target", target), ("method", method)):
+        if not isinstance(value, str) or not value:
+            raise ConfigError(
+                at=f"@fallback({name}=)", got=value, want='a name, as in @fallback("Summarizer", "summarize")'
+            )
+    return mark(Fallback(target=target, method=method))
+
+
+def fallbacks_of(owner: object) -> dict[tuple[str, str], Callable[..., Any]]:
+    """(target, method) -> what answers in its place, of an agent's `@fallback` methods."""
+    return {
+        (options.target, options.method): partial(function, owner)
+        for _, function, options in marked(type(owner), Fallback)
+    }

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Final, Literal, NotRequired, Required, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
@@ -171,27 +171,6 @@ def health_check(
         timeout_s=None if timeout is None else seconds(timeout, at="@health_check(timeout=)"),
     )
     return mark(options)(function) if function is not None else mark(options)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fallback:
-    """Options of `@fallback`."""
-
-    target: str
-    method: str
-
-
-def fallback(target: str, method: str) -> Callable[[F], F]:
-    """A method that answers in place of `target`'s `method` where no answer came: unreachable, lost, too late, overloaded.
-
-    It gets the same arguments and returns what the caller is to get; `async def`, or a plain `def` that must not block. What it
-    raises is what the call ends with. `fallback=` of a call goes before it."""
-    for name, value in (("target", target), ("method", method)):
-        if not isinstance(value, str) or not value:
-            raise ConfigError(
-                at=f"@fallback({name}=)", got=value, want='a name, as in @fallback("Summarizer", "summarize")'
-            )
-    return mark(Fallback(target=target, method=method))
 
 
 def mark(options: object) -> Callable[[F], F]:
@@ -403,11 +382,3 @@ def marked(cls: type, kind: type[Any]) -> list[tuple[str, Callable[..., Any], An
         attributes |= vars(base)
     marks = ((name, value, getattr(value, _MARK, None)) for name, value in attributes.items())
     return [(name, value, options) for name, value, options in marks if isinstance(options, kind) and callable(value)]
-
-
-def fallbacks_of(owner: object) -> dict[tuple[str, str], Callable[..., Any]]:
-    """(target, method) -> what answers in its place, of an agent's `@fallback` methods."""
-    return {
-        (options.target, options.method): partial(function, owner)
-        for _, function, options in marked(type(owner), Fallback)
-    }
