@@ -52,3 +52,12 @@ def test_the_short_form_of_bench_stream_fills_every_table() -> None:
     assert len(tables) == 2
     assert all(row["contender"] == "agentkit" and None not in row.values() for rows in tables.values() for row in rows)
     assert all(rows for rows in tables.values())
+
+
+def test_the_short_form_of_bench_roll_loses_no_call() -> None:
+    (rows,) = run("bench_roll.py").values()
+    assert [row["way"] for row in rows] == ["operator", "SIGTERM"]
+    for row in rows:
+        assert (row["failed"], row["run twice"]) == (0, 0), row
+        assert isinstance(row["calls"], int)
+        assert row["calls"] > 100
