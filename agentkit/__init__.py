@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     from agentkit.settings import AgentConfig as AgentConfig
     from agentkit.transport.pool import PoolStatistics as PoolStatistics
     from agentkit.transport.pool import SocketPool as SocketPool
+    from agentkit.wire.shared import Shared as Shared
 
 #: Public name -> where it lives. Imported on first use: a program that needs only names and errors (the command line, which must
 #: answer in 100 ms) does not pay 250 ms for ZeroMQ and pydantic.
@@ -128,6 +129,8 @@ _HOMES: Final = {
     # calls from scripts
     "BlockingClient": "agentkit.client",
     "Client": "agentkit.client",
+    # large data
+    "Shared": "agentkit.wire.shared",
     # raw sockets
     "PoolClosed": "agentkit.errors",
     "PoolFull": "agentkit.errors",

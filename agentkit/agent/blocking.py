@@ -24,7 +24,7 @@ from agentkit.resilience.policy import USUAL_CALLS, Balance, CallPolicy
 from agentkit.transport.blocking import BlockingChannel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
-from agentkit.wire.attachments import Content, ContentPacker
+from agentkit.wire.attachments import ContentPacker, Unsent
 
 #: Finds the instances of a name; called in the calling thread, may block for as long as it is given.
 Lookup = Callable[[str, Deadline], tuple[AgentRecord, ...]]
@@ -82,7 +82,7 @@ class BlockingCaller:
         if arguments is None:
             arguments = _NOTHING
         try:
-            content = ContentPacker().pack(arguments)
+            content = ContentPacker().pack_to_share(arguments)
         except values.Unsendable as exc:
             raise BadRequest(f"{target}.{method}: {exc}") from exc
         meta: dict[str, Any] = {}
@@ -121,7 +121,7 @@ class BlockingCaller:
         target: str,
         method: str,
         arguments: Mapping[str, Any],
-        content: Content,
+        content: Unsent,
         meta: Mapping[str, Any],
     ) -> Any:
         body, attachments = content

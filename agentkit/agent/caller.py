@@ -22,7 +22,7 @@ from agentkit.resilience.policy import USUAL_CALLS, Balance, CallPolicy
 from agentkit.transport.channel import Channel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
-from agentkit.wire.attachments import Content, ContentPacker
+from agentkit.wire.attachments import ContentPacker, Unsent
 
 
 class Caller:
@@ -41,7 +41,7 @@ class Caller:
         self.fallbacks = Fallbacks(fallbacks)
         self.directory = directory
         self.board = Board(self._in_flight, policy, policies)
-        self._pack = ContentPacker().pack
+        self._pack = ContentPacker().pack_to_share
         self._channels: dict[AgentId, Channel] = {}
         self._routes: dict[str, Route] = {}
         self._routes_version = -1
@@ -81,7 +81,7 @@ class Caller:
         course = Course(
             self.board, target, method, now_s(), timeout=timeout, outer_at_s=outer_at_s, attempts=attempts, balance=balance, key=key
         )  # fmt: skip
-        content: Content | None = None
+        content: Unsent | None = None
         try:
             try:
                 content = self._pack(arguments)
@@ -107,7 +107,7 @@ class Caller:
         target: str,
         method: str,
         arguments: Mapping[str, Any],
-        content: Content,
+        content: Unsent,
         meta: Mapping[str, Any],
     ) -> Any:
         body, attachments = content

@@ -14,7 +14,8 @@ from agentkit.agent.handlers import mark, marked
 from agentkit.clock import now_s
 from agentkit.errors import CallError, ConfigError
 from agentkit.resilience.kept import Freezer, Frozen, Kept
-from agentkit.wire.attachments import Content
+from agentkit.wire.attachments import Unsent
+from agentkit.wire.shared import frames_for
 from agentkit.wire.values import Unsendable
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,7 +53,7 @@ class Fallbacks:
         self._freezer = Freezer()
         self._last: Kept[Frozen] = Kept(**_KEPT)  # type: ignore[arg-type]
 
-    def remember(self, target: str, method: str, asked: Content, result: object) -> None:
+    def remember(self, target: str, method: str, asked: Unsent, result: object) -> None:
         """The answer to a call with `fallback=LAST_ANSWER`."""
         with self._lock:
             try:
@@ -66,7 +67,7 @@ class Fallbacks:
         given: object,
         target: str,
         method: str,
-        asked: Content | None,
+        asked: Unsent | None,
         arguments: Mapping[str, Any],
         error: CallError,
     ) -> Any:
@@ -89,10 +90,10 @@ class Fallbacks:
         return declared(**arguments)
 
 
-def _question(target: str, method: str, asked: Content) -> tuple[str, str, bytes, bytes]:
+def _question(target: str, method: str, asked: Unsent) -> tuple[str, str, bytes, bytes]:
     body, attachments = asked
     digest = blake2b(digest_size=16)
-    for buffer in attachments:
+    for buffer in frames_for(attachments, may_share=False):
         digest.update(buffer)
     return target, method, body, digest.digest()
 

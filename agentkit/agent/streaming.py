@@ -17,7 +17,7 @@ from agentkit.errors import BadRequest, CallError, InternalError
 from agentkit.transport.channel import Channel
 from agentkit.transport.streams import CallStreams
 from agentkit.wire import envelope as ak
-from agentkit.wire.attachments import Content, ContentPacker, unpack
+from agentkit.wire.attachments import ContentPacker, Unsent, unpack
 from agentkit.wire.values import Undecodable, Unsendable
 
 
@@ -45,7 +45,7 @@ class StreamingCall:
         what: str,
         course: Course,
         connect: Callable[[], Awaitable[Channel]],
-        content: Content,
+        content: Unsent,
         *,
         takes: bool,
         source: Source | None,

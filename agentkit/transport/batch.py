@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from agentkit.wire import codec
-from agentkit.wire.attachments import Buffer
+from agentkit.wire.flat import Buffer
 
 K = TypeVar("K", bound=Hashable)
 

@@ -25,10 +25,11 @@ from agentkit.transport.channel import CONNECT_MS, HANDSHAKE_MS
 from agentkit.transport.monitor import LOST, REFUSED, event_of, watched
 from agentkit.transport.peer import Identity
 from agentkit.transport.streams import size_of
-from agentkit.wire import codec, values
+from agentkit.wire import codec, shared, values
 from agentkit.wire import envelope as ak
-from agentkit.wire.attachments import Buffer, too_large, unpack
+from agentkit.wire.attachments import too_large, unpack
 from agentkit.wire.envelope import READS_ONLY_IN_CALLS, Limits
+from agentkit.wire.flat import Buffer
 
 
 class BlockingChannel:
@@ -60,7 +61,7 @@ class BlockingChannel:
         self._ears = watched(self._sock, int(LOST | REFUSED | zmq.EVENT_CONNECTED))
         self._both = (self._sock, self._ears)
         self._sock.connect(endpoint)
-        frames.send(self._sock, [codec.encode(me.hello(expected, limits, (READS_ONLY_IN_CALLS,)))])
+        frames.send(self._sock, [codec.encode(me.hello(expected, limits, (READS_ONLY_IN_CALLS, *shared.capability())))])
 
     def request(
         self,
@@ -69,18 +70,21 @@ class BlockingChannel:
         deadline: Deadline,
         meta: ak.Meta | None = None,
         *,
-        attachments: Sequence[Buffer] = (),
+        attachments: Sequence[Buffer | shared.SharedFrame] = (),
     ) -> Any:
         """The plain result, or a CallError as in Channel.request. After Draining or a loss the channel is no use any more."""
         id = self._begin(method, body, deadline, attachments, meta or {}, flags=0)
         while True:
             message, received = self._receive(deadline, f"{self.label}.{method}", sent=True)
             if isinstance(message, ak.Reply) and message.id == id:
-                return self._value(received)
+                value = self._value(received)
+                if any(map(shared.is_descriptor, received[2:])):
+                    self._send_aside(ak.Cancel(id))  # the memory is mapped now: its owner may let go of it
+                return value
             self._check_end(message, id)
 
     def stream(
-        self, method: str, body: bytes, deadline: Deadline, *, attachments: Sequence[Buffer] = ()
+        self, method: str, body: bytes, deadline: Deadline, *, attachments: Sequence[Buffer | shared.SharedFrame] = ()
     ) -> Iterator[Any]:
         """The results of a method that yields. While it goes on the channel takes no other call; closing it ends the call."""
         id = self._begin(method, body, deadline, attachments, {}, flags=ak.TAKES_STREAM)
@@ -109,7 +113,14 @@ class BlockingChannel:
                 self._send_aside(ak.Cancel(id))
 
     def _begin(
-        self, method: str, body: bytes, deadline: Deadline, attachments: Sequence[Buffer], meta: ak.Meta, *, flags: int
+        self,
+        method: str,
+        body: bytes,
+        deadline: Deadline,
+        attachments: Sequence[Buffer | shared.SharedFrame],
+        meta: ak.Meta,
+        *,
+        flags: int,
     ) -> int:
         """Send a request once the peer has introduced itself; its id."""
         while self.peer is None:
@@ -121,7 +132,7 @@ class BlockingChannel:
         id = self._next_id
         self._next_id += 1
         header = self._pack(codec.request_fields(id, method, deadline.left_ms(), meta, flags))
-        self._send([header, body, *attachments])
+        self._send([header, body, *shared.frames_for(attachments, may_share=shared.may_share(self.peer.capabilities))])
         return id
 
     def _check_end(self, message: ak.Message, id: int) -> None:

@@ -34,10 +34,11 @@ from agentkit.transport.monitor import LOST, REFUSED, Monitor
 from agentkit.transport.peer import Identity
 from agentkit.transport.reader import Reader
 from agentkit.transport.streams import CallStreams, Received, StreamBroken
-from agentkit.wire import codec, values
+from agentkit.wire import codec, shared, values
 from agentkit.wire import envelope as ak
-from agentkit.wire.attachments import Buffer, Content, too_large, unpack
+from agentkit.wire.attachments import Unsent, too_large, unpack
 from agentkit.wire.envelope import Limits
+from agentkit.wire.flat import Buffer
 
 log = get_logger("agentkit.channel")
 
@@ -62,7 +63,7 @@ class _Call:
     __slots__ = ("content", "flags", "future", "idempotent", "meta", "method", "streams", "tick")
 
     def __init__(
-        self, method: str, content: Content, meta: ak.Meta, future: asyncio.Future[Any], idempotent: bool, flags: int
+        self, method: str, content: Unsent, meta: ak.Meta, future: asyncio.Future[Any], idempotent: bool, flags: int
     ) -> None:
         self.method, self.content, self.meta, self.future, self.idempotent = method, content, meta, future, idempotent
         self.flags = flags
@@ -93,7 +94,7 @@ class Channel:
         self._limits = limits
         self._on_end = on_end
         self._pack = values.Packer().pack
-        self._may_batch = False
+        self._may_batch = self._may_share = False
         self._batch: Batch[None] = Batch(self._send_requests)
         self._loop = asyncio.get_running_loop()
         self._next_id = 1
@@ -111,7 +112,7 @@ class Channel:
         self._monitor = Monitor(self._sock, int(LOST | REFUSED | zmq.EVENT_CONNECTED), self._on_connection)
         self._sock.connect(endpoint)
         self._reader = Reader(self._sock, self._on_frames)
-        self._send([codec.encode(me.hello(expected, limits, (ak.BATCHES,)))])
+        self._send([codec.encode(me.hello(expected, limits, (ak.BATCHES, *shared.capability())))])
 
     # -- calling ------------------------------------------------------------------------------------------------------
 
@@ -132,7 +133,7 @@ class Channel:
         at_s: float,
         meta: ak.Meta,
         *,
-        attachments: Sequence[Buffer] = (),
+        attachments: Sequence[Buffer | shared.SharedFrame] = (),
         idempotent: bool = False,
         flags: int = 0,
     ) -> tuple[int, asyncio.Future[Any]]:
@@ -226,7 +227,10 @@ class Channel:
                 )
             return
         self._calls[id] = call
-        part = Part(codec.request_fields(id, call.method, budget_ms, call.meta, call.flags), *call.content)
+        body, attached = call.content
+        if attached:
+            attached = shared.frames_for(attached, may_share=self._may_share)
+        part = Part(codec.request_fields(id, call.method, budget_ms, call.meta, call.flags), body, attached)  # type: ignore[arg-type]
         if call.streams is not None:
             call.streams.begin(self._peer_limits.stream_bytes)
         if len(self._calls) > 1:
@@ -316,6 +320,8 @@ class Channel:
                 future.set_result(unpack(content[0], content[1:]) if content else None)
             except values.Undecodable as exc:
                 future.set_exception(from_wire("internal", f"{self.label}.{call.method}: {exc}", False, {}))
+        if len(content) > 1 and any(map(shared.is_descriptor, content[1:])):
+            self._send([codec.encode(ak.Cancel(id))])  # the memory is mapped now: its owner may let go of it
         if self._waiting or self.state is State.LEAVING:
             self._after_answer()
 
@@ -345,6 +351,7 @@ class Channel:
             self.peer = welcome
             self._peer_limits = welcome.limits
             self._may_batch = ak.BATCHES in welcome.capabilities and welcome.limits.frame_bytes >= BATCH_FRAME_BYTES
+            self._may_share = shared.may_share(welcome.capabilities)
             self.state = State.OPEN
             self._send_waiting()
 

@@ -17,7 +17,7 @@ import zmq
 from zmq.backend import Socket as _Backend
 from zmq.backend import zmq_poll
 
-from agentkit.wire.attachments import Buffer
+from agentkit.wire.flat import Buffer
 
 _send: Final = _Backend.send
 _NOBLOCK: Final = int(zmq.NOBLOCK)

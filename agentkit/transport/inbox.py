@@ -26,7 +26,7 @@ from agentkit.transport.plain import PlainCallers
 from agentkit.transport.reader import Reader
 from agentkit.transport.streams import Incoming, Received, StreamBroken, Window, size_of
 from agentkit.transport.strikes import Strikes
-from agentkit.wire import attachments, codec, plain, values
+from agentkit.wire import attachments, codec, plain, shared, values
 from agentkit.wire import envelope as ak
 from agentkit.wire.envelope import AK1_VERSION, Limits
 
@@ -34,6 +34,8 @@ log = get_logger("agentkit.inbox")
 
 #: Channels that may be open at once; a HELLO above that is refused, so that strangers can't fill the memory.
 MAX_PEERS: Final = 20_000
+#: Answers in shared memory that a caller may have without having said that it took them; more travel as bytes.
+MAX_KEPT: Final = 64
 #: What is kept of the names that a caller gives itself, in characters.
 MAX_NAME: Final = 200
 #: After a connection went, its pipe needs a moment to go from the routing table, in seconds.
@@ -71,7 +73,8 @@ class Inbox:
         self._is_draining = False
         self._changed: asyncio.Future[None] | None = None
         self._strikes = Strikes()
-        self._pack_content = attachments.ContentPacker().pack
+        packer = attachments.ContentPacker()
+        self._pack_content, self._pack_to_share = packer.pack, packer.pack_to_share
         self._loop = asyncio.get_running_loop()
         self._probe_timer: asyncio.TimerHandle | None = None
         self._complained_s = 0.0
@@ -176,12 +179,16 @@ class Inbox:
             self._plain.answer(inbound, value)
             self._note_change()
             return
-        content = self._pack_content(value)
-        refusal = attachments.too_large(f"the answer of {inbound.method}", content, inbound.peer.limits)
+        peer = inbound.peer
+        body, attached = content = self._pack_to_share(value)
+        refusal = attachments.too_large(f"the answer of {inbound.method}", content, peer.limits)
         if refusal is not None:
             self.refuse(inbound, refusal)
         elif self._finish(inbound):
-            self._outbox.answer(inbound.peer, Part(codec.reply_fields(inbound.id), *content))
+            frames_out = shared.frames_for(attached, may_share=peer.may_share and len(peer.kept) < MAX_KEPT)
+            if any(map(shared.is_descriptor, frames_out)):
+                peer.kept[inbound.id] = attached  # until it says, by CANCEL, that it has the memory, too
+            self._outbox.answer(peer, Part(codec.reply_fields(inbound.id), body, frames_out))
 
     async def write(self, inbound: Inbound, value: object) -> None:
         """Send one value of a stream as soon as its caller has room for it; `values.Unsendable` when it does not travel.
@@ -285,7 +292,9 @@ class Inbox:
             peer = Peer(routing_id, hello.name[:MAX_NAME], hello.instance[:MAX_NAME], hello.limits, hello.capabilities)
             self._peers[routing_id] = peer
             me = self.me
-            welcome = ak.Welcome(AK1_VERSION, me.id.name, str(me.id), me.incarnation, (ak.BATCHES,), self.limits)
+            welcome = ak.Welcome(
+                AK1_VERSION, me.id.name, str(me.id), me.incarnation, (ak.BATCHES, *shared.capability()), self.limits
+            )
             self._outbox.send(peer, [codec.encode(welcome)])
 
     def _on_request(self, peer: Peer, request: ak.Request, content: frames.Frames) -> None:
@@ -355,6 +364,8 @@ class Inbox:
         inbound = peer.in_flight.get(cancel.id)
         if inbound is not None:
             self._abandon(inbound)
+        elif peer.kept.pop(cancel.id, None) is not None:
+            self._note_change()
 
     def _on_bye(self, peer: Peer, _bye: ak.Bye, _: frames.Frames) -> None:
         self._lose(peer)
@@ -404,6 +415,7 @@ class Inbox:
     def _lose(self, peer: Peer) -> None:
         self._peers.pop(peer.routing_id, None)
         self._outbox.forget(peer)
+        peer.kept.clear()
         for inbound in tuple(peer.in_flight.values()):
             self._abandon(inbound)
         self._note_change()
@@ -414,7 +426,9 @@ class Inbox:
 
     def _is_busy(self) -> bool:
         """Somebody waits for an answer, or will say BYE and has not yet."""
-        return self._plain.are_busy or any(peer.in_flight or peer.says_bye for peer in self._peers.values())
+        return self._plain.are_busy or any(
+            peer.in_flight or peer.says_bye or peer.kept for peer in self._peers.values()
+        )
 
     def _note_change(self) -> None:
         if self._changed is not None and not self._changed.done():

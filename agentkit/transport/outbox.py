@@ -14,7 +14,7 @@ from agentkit.transport.batch import Batch, Part, messages
 from agentkit.transport.peer import Peer
 from agentkit.wire import codec, values
 from agentkit.wire import envelope as ak
-from agentkit.wire.attachments import Buffer
+from agentkit.wire.flat import Buffer
 
 log = get_logger("agentkit.inbox")
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from agentkit.names import AgentId, Incarnation
 from agentkit.transport.batch import BATCH_FRAME_BYTES
 from agentkit.transport.streams import Incoming, Window
-from agentkit.wire.attachments import Buffer
 from agentkit.wire.envelope import AK1_VERSION, BATCHES, READS_ONLY_IN_CALLS, Hello, Limits, Meta
+from agentkit.wire.flat import Buffer
 from agentkit.wire.plain import PlainRequest
+from agentkit.wire.shared import may_share
 
 
 class Identity(NamedTuple):
@@ -32,9 +33,11 @@ class Peer:
         "backlog_bytes",
         "in_flight",
         "instance",
+        "kept",
         "last_id",
         "limits",
         "may_batch",
+        "may_share",
         "name",
         "routing_id",
         "says_bye",
@@ -54,7 +57,9 @@ class Peer:
         self.limits = limits
         self.says_bye = READS_ONLY_IN_CALLS not in capabilities
         self.may_batch = BATCHES in capabilities and limits.frame_bytes >= BATCH_FRAME_BYTES
+        self.may_share = may_share(capabilities)
         self.in_flight: dict[int, Inbound] = {}
+        self.kept: dict[int, object] = {}  #: shared memory of answers that it has not taken yet, by their ids
         self.last_id = 0  #: highest request id seen; GOAWAY states it
         self.backlog: deque[Sequence[Buffer]] = deque()  #: what its full queue did not take yet
         self.backlog_bytes = 0

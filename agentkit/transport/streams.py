@@ -12,7 +12,7 @@ from agentkit.errors import CallCancelled
 from agentkit.transport.batch import Part
 from agentkit.wire import codec
 from agentkit.wire import envelope as ak
-from agentkit.wire.attachments import Buffer
+from agentkit.wire.flat import Buffer
 
 #: What a value counts beside its bytes, so that a stream of empty values is bounded too.
 OVERHEAD_BYTES: Final = 64

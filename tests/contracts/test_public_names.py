@@ -24,7 +24,7 @@ PUBLIC = {
     *("Client", "BlockingClient", "AgentId", "Deadline"),
     *("Event", "Delivery", "subscribe"),
     *("CallPolicy", "ServePolicy", "fallback", "LAST_ANSWER"),
-    *("SocketPool", "PoolStatistics", "PoolFull", "PoolClosed"),
+    *("Shared", "SocketPool", "PoolStatistics", "PoolFull", "PoolClosed"),
     *("AgentkitError", "ConfigError", "StartupError", "NoNode", "CallError"),
     *("AgentUnknown", "Unreachable", "Unauthenticated", "Forbidden", "BadRequest", "UnknownMethod", "NotFound"),
     *("Overloaded", "Draining", "DeadlineExceeded", "CallCancelled", "PeerLost", "TooLarge", "UnsupportedVersion"),

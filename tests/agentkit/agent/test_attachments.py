@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from agentkit import BadRequest, BaseAgent, HandlerError, TooLarge, rpc
+from agentkit import BadRequest, BaseAgent, Deadline, HandlerError, Shared, TooLarge, rpc
 from agentkit.testing import running
+from agentkit.wire import envelope as ak
+from agentkit.wire.attachments import unpack
 from agentkit.wire.envelope import Limits
+from agentkit.wire.shared import capability, is_descriptor
+from tests.agentkit.support import eventually, raw
 
 
 @dataclasses.dataclass
@@ -134,3 +140,102 @@ async def test_blocking_calls_carry_arrays_too() -> None:
 
     async with running(Lens) as lens, running(Thread, peers={"Lens": lens.endpoint}) as thread:
         assert await thread.call("ask") == 80_000.0
+
+
+class Darkroom(BaseAgent):
+    """Takes and gives shared memory."""
+
+    @rpc
+    async def develop(self, pixels: npt.NDArray[np.float64]) -> float:
+        self.was_shared = not pixels.flags.writeable
+        return float(pixels.sum())
+
+    @rpc
+    async def picture(self, size: int) -> Shared:
+        return Shared(np.arange(size, dtype=np.float64))
+
+    @rpc
+    async def pictures(self, sizes: list[int]) -> Any:
+        return {str(size): Shared(np.ones(size)) for size in sizes}
+
+
+def memories_open() -> int:
+    gc.collect()
+    return sum("memfd:agentkit-" in name for name in map(_target, Path("/proc/self/fd").iterdir()))
+
+
+def _target(entry: Path) -> str:
+    try:
+        return str(entry.readlink())
+    except FileNotFoundError:  # the descriptor that listed the others
+        return ""
+
+
+async def test_shared_memory_is_mapped_by_its_receiver_and_freed_when_the_call_is_over() -> None:
+    async with running(Darkroom) as darkroom:
+        assert await darkroom.call("develop", {"pixels": Shared(np.ones(100_000))}) == 100_000
+        assert darkroom.agent.was_shared
+        assert memories_open() == 0
+
+
+async def test_a_result_in_shared_memory_is_let_go_of_as_soon_as_its_caller_has_it() -> None:
+    async with running(Darkroom) as darkroom:
+        picture = await darkroom.call("picture", {"size": 100_000})
+        assert not picture.flags.writeable
+        await eventually(lambda: memories_open() == 1)  # the caller's mapping
+        assert picture[99_999] == 99_999.0
+        many = await asyncio.gather(*(darkroom.call("pictures", {"sizes": [10, 5000, 6000]}) for _ in range(40)))
+        assert all(answer["6000"].sum() == 6000 for answer in many)
+        del picture, many
+        await eventually(lambda: memories_open() == 0)
+
+
+async def test_what_a_caller_that_went_never_took_is_freed() -> None:
+    async with running(Darkroom) as darkroom:
+        with raw(darkroom.endpoint) as caller:
+            await caller.hello(capabilities=capability())
+            caller.request(1, "picture", {"size": 5000})
+            assert any(map(is_descriptor, (await caller.frames())[2:]))
+            assert memories_open() == 1
+        await eventually(lambda: memories_open() == 0)
+
+
+async def test_a_caller_elsewhere_gets_the_data() -> None:
+    async with running(Darkroom) as darkroom:
+        with raw(darkroom.endpoint) as caller:
+            await caller.hello()
+            caller.request(1, "picture", {"size": 5000})
+            _, body, *attached = await caller.frames()
+            assert unpack(body, attached)[4999] == 4999.0
+            assert [len(frame) for frame in attached] == [40_000]
+            assert memories_open() == 0
+
+
+async def test_a_stopping_agent_waits_until_its_answer_in_shared_memory_was_taken() -> None:
+    async with running(Darkroom) as darkroom:
+        with raw(darkroom.endpoint) as caller:
+            await caller.hello(capabilities=(*capability(), "reads-only-in-calls"))
+            caller.request(1, "picture", {"size": 5000})
+            _, body, *attached = await caller.frames()
+            inbox = darkroom.agent._wiring._inbox  # type: ignore[union-attr]
+            inbox.goaway()
+            stopping = asyncio.ensure_future(inbox.drained(Deadline.after(5)))
+            assert type(await caller.message()) is ak.GoAway
+            assert unpack(body, attached)[1] == 1.0
+            assert not stopping.done()
+            caller.send(ak.Cancel(1))
+            await eventually(lambda: not inbox._is_busy())
+        assert await stopping
+
+
+async def test_blocking_callers_take_and_give_shared_memory() -> None:
+    class Thread(BaseAgent):
+        @rpc
+        def ask(self) -> float:
+            picture = self.blocking.call("Darkroom", "picture", {"size": 50_000})
+            assert not picture.flags.writeable
+            return float(self.blocking.call("Darkroom", "develop", {"pixels": Shared(picture)}))
+
+    async with running(Darkroom) as darkroom, running(Thread, peers={"Darkroom": darkroom.endpoint}) as thread:
+        assert await thread.call("ask") == sum(range(50_000))
+        await eventually(lambda: memories_open() == 0)

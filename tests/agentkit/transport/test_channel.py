@@ -30,6 +30,7 @@ from agentkit.transport.channel import Channel, State
 from agentkit.transport.reader import Reader
 from agentkit.wire import codec, values
 from agentkit.wire import envelope as ak
+from agentkit.wire.shared import capability
 from tests.agentkit.support import PATIENCE_S, an_inbox, echoes, eventually, identity, outcome
 
 
@@ -85,7 +86,7 @@ async def test_no_request_leaves_before_welcome() -> None:
     async with a_script() as (script, channel):
         futures = [ask(channel, n=n) for n in range(3)]
         hello = await script.next()
-        assert hello == ak.Hello(1, "caller", "test/caller", 0, (ak.BATCHES,), ak.Limits())
+        assert hello == ak.Hello(1, "caller", "test/caller", 0, (ak.BATCHES, *capability()), ak.Limits())
         await asyncio.sleep(0.05)
         assert script.received.empty()
         script.send(ak.Welcome(1, "x", "test/x", 0))

@@ -25,6 +25,7 @@ from agentkit.transport.channel import Channel
 from agentkit.transport.peer import Peer
 from agentkit.wire import codec, values
 from agentkit.wire import envelope as ak
+from agentkit.wire.shared import capability
 from tests.agentkit.support import PATIENCE_S, Raw, an_inbox, echoes, eventually, identity, raw
 
 
@@ -39,7 +40,7 @@ async def test_hello_is_answered_by_welcome_with_name_life_and_limits() -> None:
     async with an_inbox() as (inbox, _, endpoint):
         with raw(endpoint) as caller:
             welcome = await caller.hello(incarnation=7)
-            assert welcome == ak.Welcome(1, "Callee", "test/Callee", 7, (ak.BATCHES,), inbox.limits)
+            assert welcome == ak.Welcome(1, "Callee", "test/Callee", 7, (ak.BATCHES, *capability()), inbox.limits)
             (peer,) = inbox.peers
             assert (peer.name, peer.instance, peer.says_bye) == ("raw", "test/raw", True)
 

@@ -267,7 +267,7 @@ def test_a_packer_works_on_after_a_value_that_does_not_travel() -> None:
     packer = ContentPacker()
     with pytest.raises(Unsendable):
         packer.pack([bytes(LARGE), object()])
-    assert packer.pack([1]) == (values.pack([1]), [])
+    assert packer.pack([1]) == (values.pack([1]), ())
 
 
 def test_a_content_is_not_changed_by_the_next_one() -> None:
