@@ -61,3 +61,9 @@ def test_the_short_form_of_bench_roll_loses_no_call() -> None:
         assert (row["failed"], row["run twice"]) == (0, 0), row
         assert isinstance(row["calls"], int)
         assert row["calls"] > 100
+
+
+def test_the_short_form_of_bench_shm_hands_every_array_over() -> None:
+    (rows,) = run("bench_shm.py").values()
+    assert [row["contender"] for row in rows] == ["TCP", "agentkit", "agentkit, Shared", "agentkit, Shared again"]
+    assert all(isinstance(row["GB/s"], float) and row["GB/s"] > 0 for row in rows)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.agentkit.support import Nursery
 from tests.faults.scratch import Scratch
 
 
@@ -12,3 +13,11 @@ def fleet() -> Iterator[Scratch]:
     """A project of one machine in a folder of its own; nothing of it may be left after `down`."""
     with Scratch() as scratch:
         yield scratch
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    """Forks real agents on one listener; ends those that are left."""
+    started = Nursery()
+    yield started
+    started.close()

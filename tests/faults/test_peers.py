@@ -1,0 +1,135 @@
+"""Peers that fail in other ways than by dying: every call ends with an answer or a typed error, and nothing is left of it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from agentkit.client import Client
+from agentkit.errors import CallError
+from agentkit.names import Incarnation
+from agentkit.wire import codec, values
+from agentkit.wire import envelope as ak
+from tests.agentkit.support import PATIENCE_S, ROOT, Nursery, outcome, raw
+
+pytestmark = pytest.mark.process
+
+#: How long after its deadline a call may still end where two busy cores run everything, in seconds.
+ROOM_S = 5.0
+
+#: Accepts whoever comes, and answers as it is told: every frame with garbage, or introduces itself first.
+LIAR = """
+import random, sys
+import zmq
+from agentkit.wire import codec
+from agentkit.wire.envelope import Hello, Welcome
+
+introduces_itself = sys.argv[1] == "welcome"
+chance = random.Random(7)
+router = zmq.Context().socket(zmq.ROUTER)
+print(router.bind_to_random_port("tcp://127.0.0.1"), flush=True)
+while True:
+    id, header, *rest = router.recv_multipart()
+    try:
+        message = codec.decode(header)
+    except codec.BadFrame:
+        message = None
+    if introduces_itself and isinstance(message, Hello):
+        router.send_multipart([id, codec.encode(Welcome(1, "Liar", "test/Liar", 0))])
+    for size in (0, 1, 40, 3000):
+        router.send_multipart([id, chance.randbytes(size)])
+    # headers that are well begun: a REPLY with wrong fields, one whose body is no msgpack, one for a call that there is not, a REQUEST
+    well_begun = [
+        [b"\\x93\\x04\\x01\\xc0"], [b"\\x93\\x04\\x02\\x80", b"\\xc1"],
+        [b"\\x93\\x04\\xcd\\x03\\xe7\\x80", b"\\x01"], [b"\\x96\\x03\\x01\\xa1x\\x01\\x00\\x80"],
+    ]
+    for frames in well_begun:
+        router.send_multipart([id, *frames])
+"""
+
+
+@contextmanager
+def a_liar(how: str) -> Iterator[str]:
+    """Its endpoint."""
+    with subprocess.Popen([sys.executable, "-c", LIAR, how], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield f"tcp://127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("how", ["nothing else", "welcome"])
+async def test_calls_to_a_peer_that_answers_garbage_end_in_time_and_other_peers_are_reached(
+    nursery: Nursery, how: str
+) -> None:
+    nursery.fork(1)
+    with a_liar(how) as endpoint:
+        async with Client(peers={"Liar": endpoint, "Worker": nursery.endpoint}) as client:
+            began_s = time.monotonic()
+            calls = [asyncio.create_task(outcome(client.call("Liar", "m", timeout=1.0))) for _ in range(20)]
+            assert await client.call("Worker", "echo", {"x": 5}, timeout=PATIENCE_S) == 5
+            ends = await asyncio.gather(*calls)
+            assert time.monotonic() - began_s < 1.0 + ROOM_S
+            assert all(isinstance(end, CallError) for end in ends), ends
+            assert {end.code for end in ends} <= {
+                "deadline_exceeded",
+                "internal",
+                "overloaded",
+                "unreachable",
+                "peer_lost",
+            }
+            assert await client.call("Worker", "echo", {"x": 6}, timeout=PATIENCE_S) == 6
+
+
+async def test_a_request_that_was_meant_for_the_life_before_does_not_run(nursery: Nursery) -> None:
+    diary = nursery.folder / "diary"
+    nursery.fork(2, config={"diary": str(diary)})
+    await nursery.ready(2)
+    with raw(nursery.endpoint) as caller:
+        # what a reconnecting socket would hand over: HELLO for the first life, and the request behind it
+        caller.send(ak.Hello(1, "raw", "test/raw", Incarnation(1)))
+        caller.request(1, "wait", {"seconds": 0.0})
+        assert await caller.message() == ak.GoAway("another incarnation", 0)
+        assert type(await caller.message()) is ak.GoAway
+        error = await caller.message()
+        assert (error.id, error.retry_safe) == (1, True)
+    with raw(nursery.endpoint) as caller:  # one that never said HELLO on this connection
+        caller.request(1, "wait", {"seconds": 0.0})
+        assert type(await caller.message()) is ak.GoAway
+    assert not diary.exists()
+    with raw(nursery.endpoint) as caller:
+        await caller.hello(incarnation=2)
+        caller.request(1, "wait", {"seconds": 0.0})
+        assert type(await caller.message()) is ak.Reply
+    assert "wait ended" in diary.read_text()
+
+
+async def test_a_caller_that_never_reads_is_given_up_and_the_agent_keeps_its_memory_and_its_callers(
+    nursery: Nursery,
+) -> None:
+    agent = psutil.Process(nursery.fork(1))
+    async with Client(peers={"Worker": nursery.endpoint}) as good:
+        assert await good.call("Worker", "echo", {"x": 1}, timeout=PATIENCE_S) == 1
+        before_mb = agent.memory_info().rss / 2**20
+        with raw(nursery.endpoint) as deaf:
+            await deaf.hello()
+            deaf._reader.close()  # reads nothing from here on: the kernel's buffers fill, then libzmq's queue, then the agent's
+            most_mb = 0.0
+            for id in range(1, 20_001):
+                deaf.sock.send_multipart(
+                    [codec.encode(ak.Request(id, "blob", 60_000, 0, {})), values.pack({"size": 10_000})]
+                )
+                if id % 500 == 0:
+                    assert await good.call("Worker", "echo", {"x": id}, timeout=PATIENCE_S) == id
+                    most_mb = max(most_mb, agent.memory_info().rss / 2**20 - before_mb)
+            assert most_mb < 64 + 86, "64 MiB of answers, what libzmq holds, and room"
+        assert await good.call("Worker", "echo", {"x": 7}, timeout=PATIENCE_S) == 7
+    assert "inbox.peer_too_slow" in nursery.log
