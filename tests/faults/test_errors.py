@@ -154,7 +154,6 @@ def test_any_node_tells_shows_and_resolves_the_errors_of_the_whole_cluster() -> 
         fleet.up()
         for agent in ("A", "B"):
             assert fleet.run("call", agent, "fail").code == 1
-        kill(fleet.rows()["m2/B"].pid)
 
         def from_each(place: str) -> list[Any]:
             """What each node knows, asked itself."""
@@ -166,6 +165,7 @@ def test_any_node_tells_shows_and_resolves_the_errors_of_the_whole_cluster() -> 
             ]  # fmt: skip
 
         until(lambda: all(len(found) == 2 for found in from_each("LookupError")))
+        kill(fleet.rows()["m2/B"].pid)
         until(lambda: all(found and found[0]["agent"] == "m2/B" for found in from_each("signal SIGKILL")))
         (failed,) = [group for group in from_each("LookupError")[0] if group["agent"] == "m2/B"]
         shown = fleet.run("errors", "show", failed["id"][:7])
