@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket as stdlib_socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -79,7 +79,7 @@ class Inbox:
         self._probe_timer: asyncio.TimerHandle | None = None
         self._complained_s = 0.0
         # The kind's class does not matter: the table is only read
-        self._on: dict[type, Callable[[Peer, Any, frames.Frames], None]] = {
+        self._on: dict[type, Callable[[Peer, Any, Sequence[Any]], None]] = {
             ak.Cancel: self._on_cancel,
             ak.Chunk: self._on_chunk,
             ak.End: self._on_end,
@@ -181,6 +181,10 @@ class Inbox:
             return
         peer = inbound.peer
         body, attached = content = self._pack_to_share(value)
+        if not attached and len(body) <= peer.limits.frame_bytes:  # as nearly all are
+            if self._finish(inbound):
+                self._outbox.answer(peer, Part(codec.reply_fields(inbound.id), body))
+            return
         refusal = attachments.too_large(f"the answer of {inbound.method}", content, peer.limits)
         if refusal is not None:
             self.refuse(inbound, refusal)
@@ -246,13 +250,13 @@ class Inbox:
             items = iter(message.items)
             for fields, body in zip(items, items, strict=True):
                 try:
-                    self._on_message(routing_id, codec.read(fields), [body] if type(body) is bytes else [])
+                    self._on_message(routing_id, codec.read(fields), (body,) if type(body) is bytes else ())
                 except codec.BadFrame as exc:
                     self._on_garbage(routing_id, str(exc), exc.id)
         else:
             self._on_message(routing_id, message, received[2:])
 
-    def _on_message(self, routing_id: bytes, message: ak.Message, content: frames.Frames) -> None:
+    def _on_message(self, routing_id: bytes, message: ak.Message, content: Sequence[Any]) -> None:
         """`content`: body and attachments, as far as there are any."""
         peer = self._peers.get(routing_id)
         if type(message) is ak.Request and peer is not None:
@@ -297,32 +301,31 @@ class Inbox:
             )
             self._outbox.send(peer, [codec.encode(welcome)])
 
-    def _on_request(self, peer: Peer, request: ak.Request, content: frames.Frames) -> None:
+    def _on_request(self, peer: Peer, request: ak.Request, content: Sequence[Any]) -> None:
         self.last_activity_s = now_s()
-        if request.id <= peer.last_id:
-            self._on_garbage(peer.routing_id, "a request id was used before", request.id)
+        id, method, budget_ms, flags, meta = request
+        if id <= peer.last_id:
+            self._on_garbage(peer.routing_id, "a request id was used before", id)
             return
-        body = content[0] if content else b"\x80"
         inbound = Inbound(
-            peer, request.id, request.method, request.budget_ms, request.meta, body, content[1:], None, request.flags
+            peer, id, method, budget_ms, meta, content[0] if content else b"\x80", content[1:], None, flags
         )
-        if request.flags & ak.GIVES_STREAM:
+        if flags & ak.GIVES_STREAM:
             inbound.incoming = Incoming(self.limits.stream_bytes, partial(self._grant, inbound))
-        if request.flags & ak.TAKES_STREAM:
+        if flags & ak.TAKES_STREAM:
             inbound.window = Window(peer.limits.stream_bytes)
-        peer.in_flight[request.id] = inbound
+        peer.in_flight[id] = inbound
         if self._is_draining:
             self.refuse(inbound, Draining(f"{self.me.id} is stopping"))
             return
-        peer.last_id = request.id
-        if len(inbound.attachments) > self.limits.attachments:
-            self.refuse(
-                inbound, TooLarge(f"{len(inbound.attachments)} attachments, {self.limits.attachments} are taken")
-            )
-        elif len(peer.in_flight) > self.limits.in_flight:
+        peer.last_id = id
+        limits = self.limits
+        if len(content) > limits.attachments + 1:
+            self.refuse(inbound, TooLarge(f"{len(content) - 1} attachments, {limits.attachments} are taken"))
+        elif len(peer.in_flight) > limits.in_flight:
             self.refuse(
                 inbound,
-                Overloaded(f"{self.limits.in_flight} calls of this channel are open", details={"retry_after_ms": 50}),
+                Overloaded(f"{limits.in_flight} calls of this channel are open", details={"retry_after_ms": 50}),
             )
         else:
             self._receiver.request(inbound)
@@ -337,7 +340,7 @@ class Inbox:
         if inbound is not None:
             self._receiver.request(inbound)
 
-    def _on_chunk(self, peer: Peer, chunk: ak.Chunk, content: frames.Frames) -> None:
+    def _on_chunk(self, peer: Peer, chunk: ak.Chunk, content: Sequence[Any]) -> None:
         inbound = peer.in_flight.get(chunk.id)
         if inbound is None:
             return  # answered already
@@ -350,27 +353,27 @@ class Inbox:
             self.refuse(inbound, BadRequest(f"{inbound.method}: {exc}"))
             self._receiver.abandon(inbound)
 
-    def _on_end(self, peer: Peer, end: ak.End, _: frames.Frames) -> None:
+    def _on_end(self, peer: Peer, end: ak.End, _: Sequence[Any]) -> None:
         inbound = peer.in_flight.get(end.id)
         if inbound is not None and inbound.incoming is not None:
             inbound.incoming.end()
 
-    def _on_credit(self, peer: Peer, credit: ak.Credit, _: frames.Frames) -> None:
+    def _on_credit(self, peer: Peer, credit: ak.Credit, _: Sequence[Any]) -> None:
         inbound = peer.in_flight.get(credit.id)
         if inbound is not None and inbound.window is not None:
             inbound.window.grant(credit.n)
 
-    def _on_cancel(self, peer: Peer, cancel: ak.Cancel, _: frames.Frames) -> None:
+    def _on_cancel(self, peer: Peer, cancel: ak.Cancel, _: Sequence[Any]) -> None:
         inbound = peer.in_flight.get(cancel.id)
         if inbound is not None:
             self._abandon(inbound)
         elif peer.kept.pop(cancel.id, None) is not None:
             self._note_change()
 
-    def _on_bye(self, peer: Peer, _bye: ak.Bye, _: frames.Frames) -> None:
+    def _on_bye(self, peer: Peer, _bye: ak.Bye, _: Sequence[Any]) -> None:
         self._lose(peer)
 
-    def _on_ping(self, peer: Peer, ping: ak.Ping, _: frames.Frames) -> None:
+    def _on_ping(self, peer: Peer, ping: ak.Ping, _: Sequence[Any]) -> None:
         self._outbox.send(peer, [codec.encode(ak.Pong(ping.id))])
 
     def _on_garbage(self, routing_id: bytes, why: str, id: int | None) -> None:

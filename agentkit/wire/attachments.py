@@ -76,7 +76,11 @@ class ContentPacker:
         """The same for receivers that may turn out to share this machine's memory."""
         kind = type(value)
         try:
-            if kind in _INERT or (kind is dict and _are_inert(map(type, value.values()))):  # type: ignore[attr-defined]
+            if (
+                kind in _INERT
+                or (kind is dict and _are_inert(map(type, value.values())))  # type: ignore[attr-defined]
+                or (kind is bytes and len(value) < ATTACH_FROM_BYTES)  # type: ignore[arg-type]
+            ):
                 body: bytes = self._packer.pack(value)
                 attached: Sequence[Buffer | SharedFrame] = ()
             else:
