@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import array
 import errno
+import random
 import socket
 import time
 from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Final
 
-#: Pauses before another attempt at a full queue, in seconds; about 3 s in all.
-PATIENCE_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.4)
+#: Pauses before another attempt at a full queue, in seconds, jittered; about 3 s in all. Many short ones: whoever comes back seldom
+#: finds the queue filled by those who come back often.
+PATIENCE_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, *(0.06,) * 48)
 
 #: Longest value sent, in characters: the other side bounds its buffer.
 MAX_VALUE: Final = 4096
@@ -49,7 +51,7 @@ class Notifier:
             outcome = self.send_now(fields)
             if outcome is not Outcome.FULL:
                 return outcome is Outcome.SENT
-            time.sleep(pause_s)
+            time.sleep(pause_s * random.uniform(0.5, 1.5))
         return self.send_now(fields) is Outcome.SENT
 
     def send_now(self, fields: Mapping[str, object], *, fds: tuple[int, ...] = ()) -> Outcome:

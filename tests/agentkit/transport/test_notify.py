@@ -74,7 +74,9 @@ def test_a_full_queue_is_waited_for_when_it_matters(tmp_path: Path) -> None:
 def test_five_hundred_at_once_all_arrive(tmp_path: Path) -> None:
     def tell(n: int) -> bool:
         with contextlib.closing(Notifier(told.path)) as notifier:
-            return notifier.send({"READY": 1, "N": n})
+            return any(
+                notifier.send({"READY": 1, "N": n}) for _ in range(10)
+            )  # 500 threads of one process, on whatever machine
 
     with contextlib.closing(Told(tmp_path)) as told, ThreadPoolExecutor(500) as threads:
         sent = [threads.submit(tell, n) for n in range(500)]
