@@ -82,7 +82,7 @@ class BlockingCaller:
         if arguments is None:
             arguments = _NOTHING
         try:
-            content = ContentPacker().pack_to_share(arguments)
+            content = self._packer().pack_to_share(arguments)
         except values.Unsendable as exc:
             raise BadRequest(f"{target}.{method}: {exc}") from exc
         meta: dict[str, Any] = {}
@@ -105,6 +105,14 @@ class BlockingCaller:
         if fallback is LAST_ANSWER:
             self.fallbacks.remember(target, method, content, result)
         return result
+
+    def _packer(self) -> ContentPacker:
+        """This thread's: one for each call would be a reference cycle for each call."""
+        own = self._own.__dict__
+        packer: ContentPacker | None = own.get("packer")
+        if packer is None:
+            packer = own["packer"] = ContentPacker()
+        return packer
 
     def _fallen_back(self, result: Any, target: str, method: str) -> Any:
         if not inspect.isawaitable(result):
@@ -160,7 +168,7 @@ class BlockingCaller:
         inside the loop. Leaving the loop cancels the handler. `options`: those of `call`."""
         self._refuse()
         try:
-            body, attachments = ContentPacker().pack(arguments or {})
+            body, attachments = self._packer().pack(arguments or {})
         except values.Unsendable as exc:
             raise BadRequest(f"{target}.{method}: {exc}") from exc
         outer = serving()

@@ -151,13 +151,13 @@ class StreamingCall:
                 self._channel = await self._connect()
                 body, attachments = self._content
                 meta = {} if self._source is None else {ak.STREAM_KEY: self._source.parameter}
+                self._streams = CallStreams(self._flags)
                 self._id, self._answer = self._channel.request(
-                    self._what.rpartition(".")[2], body, self._course.at_s, meta, attachments=attachments, flags=self._flags
+                    self._what.rpartition(".")[2], body, self._course.at_s, meta, attachments=attachments, streams=self._streams
                 )  # fmt: skip
                 break
             except CallError as error:
                 await self._again_or_raise(error)
-        self._streams = self._channel.streams(self._id)
         if self._source is not None:
             self._pump = self._loop.create_task(self._give(self._streams, self._source), name=f"stream to {self._what}")
 

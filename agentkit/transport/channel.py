@@ -60,15 +60,20 @@ class State(Enum):
 
 
 class _Call:
-    __slots__ = ("content", "flags", "future", "idempotent", "meta", "method", "streams", "tick")
+    __slots__ = ("content", "future", "idempotent", "meta", "method", "streams", "tick")
 
     def __init__(
-        self, method: str, content: Unsent, meta: ak.Meta, future: asyncio.Future[Any], idempotent: bool, flags: int
+        self,
+        method: str,
+        content: Unsent,
+        meta: ak.Meta,
+        future: asyncio.Future[Any],
+        idempotent: bool,
+        streams: CallStreams | None,
     ) -> None:
         self.method, self.content, self.meta, self.future, self.idempotent = method, content, meta, future, idempotent
-        self.flags = flags
+        self.streams = streams
         self.tick = 0
-        self.streams: CallStreams | None = None
 
 
 class Channel:
@@ -135,7 +140,7 @@ class Channel:
         *,
         attachments: Sequence[Buffer | shared.SharedFrame] = (),
         idempotent: bool = False,
-        flags: int = 0,
+        streams: CallStreams | None = None,
     ) -> tuple[int, asyncio.Future[Any]]:
         """Start a call that ends at `at_s`; returns its id (for `cancel`) and its future.
 
@@ -148,10 +153,10 @@ class Channel:
         id = self._next_id
         self._next_id = id + 1
         future: asyncio.Future[Any] = self._loop.create_future()
-        call = _Call(method, content, meta, future, idempotent, flags)
-        if flags:
-            call.streams = CallStreams(id, self._limits.stream_bytes, flags, self._send_part)
-            future.add_done_callback(call.streams.ended)
+        call = _Call(method, content, meta, future, idempotent, streams)
+        if streams is not None:
+            streams.attach(id, self._limits.stream_bytes, self._send_part)
+            future.add_done_callback(streams.ended)
         call.tick = self._deadlines.add(id, at_s)
         if self.state is State.OPEN and not self._waiting and len(self._calls) < self._peer_limits.in_flight:
             self._send_call(id, call, at_s)
@@ -161,12 +166,6 @@ class Channel:
             self._heard_s = now_s()
             self._ping_timer = self._loop.call_later(PING_AFTER_S, self._check_life)
         return id, future
-
-    def streams(self, id: int) -> CallStreams:
-        """The streams of a call that was just requested with flags."""
-        call = self._calls.get(id) or self._waiting[id][0]
-        assert call.streams is not None
-        return call.streams
 
     def cancel(self, id: int) -> None:
         """The caller does not want the answer any more."""
@@ -230,9 +229,11 @@ class Channel:
         body, attached = call.content
         if attached:
             attached = shared.frames_for(attached, may_share=self._may_share)
-        part = Part(codec.request_fields(id, call.method, budget_ms, call.meta, call.flags), body, attached)  # type: ignore[arg-type]
+        flags = 0
         if call.streams is not None:
+            flags = call.streams.flags
             call.streams.begin(self._peer_limits.stream_bytes)
+        part = Part(codec.request_fields(id, call.method, budget_ms, call.meta, flags), body, attached)  # type: ignore[arg-type]
         if len(self._calls) > 1:
             self._batch.add(None, part)
         else:  # nobody to share the way with

@@ -154,12 +154,17 @@ class Incoming:
 class CallStreams:
     """The streams of one call as its caller has them: values that come, values that go. Ends with the call."""
 
-    def __init__(self, id: int, credit: int, flags: int, send: Callable[[Part], None]) -> None:
-        """`credit`: what the caller itself buffers, in bytes."""
-        self._id = id
-        self._send = send
-        self.incoming = Incoming(credit, self._grant) if flags & ak.TAKES_STREAM else None
+    def __init__(self, flags: int) -> None:
+        """`flags`: of the request, ak.TAKES_STREAM and ak.GIVES_STREAM. Of no use before `attach`."""
+        self.flags = flags
+        self.incoming: Incoming | None = None
         self._window = Window(0) if flags & ak.GIVES_STREAM else None
+
+    def attach(self, id: int, credit: int, send: Callable[[Part], None]) -> None:
+        """To the call that was begun as `id` on a channel that buffers `credit` bytes."""
+        self._id, self._send = id, send
+        if self.flags & ak.TAKES_STREAM:
+            self.incoming = Incoming(credit, self._grant)
 
     def begin(self, credit: int) -> None:
         """The request leaves, to a callee that buffers `credit` bytes."""

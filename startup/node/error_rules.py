@@ -15,13 +15,13 @@ import msgpack
 from agentkit.clock import SYSTEM_CLOCK
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
-from agentkit.observe.reports import PROCESS, ErrorGroup, shown, template
+from agentkit.observe.reports import shown
 from startup.node.error_desk import ErrorDesk
 from startup.node.paths import Places, write_atomically
 from startup.node.turns import Turns
 from startup.node.webhooks import Webhooks
 from startup.plan import process as proc
-from startup.plan.incidents import Incidents
+from startup.plan.incidents import Incidents, word_of_the_node
 from startup.plan.phase import Phase
 from startup.plan.process import QUARANTINED, Process
 from startup.plan.reactions import Reaction, Reactions, Seen
@@ -135,7 +135,7 @@ class ErrorRules:
         if self._core.processes[id] is p:
             budget = p.spec.restart
             why = f"not restarted by its rule: {budget.max_attempts} restarts within {budget.window_s:g} s are used up"
-        self._desk.add(id, int(p.incarnation), _own_word("warning", why))
+        self._desk.add(id, int(p.incarnation), word_of_the_node("warning", why, SYSTEM_CLOCK.wall_s()))
 
     def _quarantine(self, reaction: Reaction) -> None:
         id, now_s = reaction.seen.id, self._turns.now_s()
@@ -146,7 +146,9 @@ class ErrorRules:
         self._save()
         self._core.on(id, partial(proc.quarantined, why=why, now_s=now_s), now_s)
         self._turns.soon()
-        self._desk.add(id, reaction.seen.incarnation, _own_word("warning", QUARANTINED + why))
+        self._desk.add(
+            id, reaction.seen.incarnation, word_of_the_node("warning", QUARANTINED + why, SYSTEM_CLOCK.wall_s())
+        )
 
     def _show_last(self, p: Process, incarnation: int, text: str) -> None:
         def show(now: Process) -> Process:
@@ -174,19 +176,6 @@ class ErrorRules:
         except (OSError, ValueError, TypeError, AttributeError) as exc:
             log.error("quarantine.unreadable", file=str(self._file), error=str(exc), hint="nobody is quarantined now")
             return {}
-
-
-def _own_word(severity: Any, message: str) -> ErrorGroup:
-    wall_s = SYSTEM_CLOCK.wall_s()
-    return ErrorGroup(
-        severity=severity,
-        kind=PROCESS,
-        where=template(message),
-        message=message,
-        count=1,
-        first_s=wall_s,
-        last_s=wall_s,
-    )
 
 
 def _document(reaction: Reaction, found: Stored) -> dict[str, Any]:

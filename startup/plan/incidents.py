@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentkit.names import AgentId
-from agentkit.observe.reports import PROCESS, ErrorGroup, template
+from agentkit.observe.reports import PROCESS, ErrorGroup, Severity, template
 from startup.plan.phase import Phase
 from startup.plan.process import Process
 
@@ -31,14 +31,14 @@ class Incidents:
         latest_s = p.failures[-1] if p.failures else 0.0
         self._last[p.id] = (latest_s, p.phase)
         if p.phase is Phase.FAILED and phase is not Phase.FAILED and not p.is_quarantined:
-            return _group("critical", f"given up: {p.reason}", p, wall_s)
+            return word_of_the_node("critical", f"given up: {p.reason}", wall_s, **_facts(p))
         if latest_s > failed_s and p.phase is not Phase.STOPPING:  # stopping: a rule spent of the budget
-            return _group("error", f"failed and is started again: {p.last_error}", p, wall_s)
+            return word_of_the_node("error", f"failed and is started again: {p.last_error}", wall_s, **_facts(p))
         return None
 
 
-def _group(severity: Any, message: str, p: Process, wall_s: float) -> ErrorGroup:
-    context = {"last_exit": p.last_exit, "restarts": p.restarts, "streak": p.streak, "incarnation": int(p.incarnation)}
+def word_of_the_node(severity: Severity, message: str, wall_s: float, **context: Any) -> ErrorGroup:
+    """A report of the node's own about one of its processes."""
     return ErrorGroup(
         severity=severity,
         kind=PROCESS,
@@ -49,3 +49,7 @@ def _group(severity: Any, message: str, p: Process, wall_s: float) -> ErrorGroup
         last_s=wall_s,
         context=context,
     )
+
+
+def _facts(p: Process) -> dict[str, Any]:
+    return {"last_exit": p.last_exit, "restarts": p.restarts, "streak": p.streak, "incarnation": int(p.incarnation)}

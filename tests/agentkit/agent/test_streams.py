@@ -162,6 +162,16 @@ async def test_a_stream_ends_at_its_deadline() -> None:
         await eventually(lambda: writer.open == 0)
 
 
+async def test_a_stream_without_any_time_is_told_so_and_nothing_runs() -> None:
+    async with a_pair() as (writer, asker):
+        assert await asker.peer("Writer").echo(x=1) == 1  # the channel is open: the request could leave at once
+        with pytest.raises(DeadlineExceeded):
+            [r async for r in asker.stream("Writer", "count", {"up_to": 1}, timeout=0)]
+        with pytest.raises(DeadlineExceeded):
+            await asker.call("Writer", "total", {"numbers": numbers(1)}, timeout=0)
+        assert writer.made == 0
+
+
 async def test_a_stream_ends_with_a_typed_error_when_its_agent_stops() -> None:
     async with running(Asker) as asking, AsyncExitStack() as stack:
         writing = await stack.enter_async_context(running(Writer, grace_s=0.4))
