@@ -126,7 +126,6 @@ class Board:
         self.moves: Counter[str] = Counter()
         self.refused_retries: Counter[str] = Counter()  #: the budget was spent
         self.openings: Counter[str] = Counter()  #: of breakers, by instance
-        #: a breaker opened: the instance, what it was, how many calls in a row had failed
         #: a breaker opened: of which instance, the last failure, how many there were in a row
         self.on_open: Callable[[str, str, int], None] = lambda *_: None
         self._policy = policy

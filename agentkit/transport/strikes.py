@@ -35,9 +35,8 @@ class Strikes:
     """Reads for a ROUTER and remembers where the last message came from. Belongs to the inbox that it counts for."""
 
     def __init__(self) -> None:
-        self.cut: dict[
-            bytes, None
-        ] = {}  #: routing ids of connections that were ended; what is left of them is to be dropped
+        #: routing ids of connections that were ended: what is left of them is to be dropped
+        self.cut: dict[bytes, None] = {}
         self.total = 0  #: connections that were ended
         self._records: dict[bytes, _Record] = {}
         self._header: zmq.Frame | None = None
