@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from agentkit.agent.context import Serving, current_call
 from agentkit.agent.course import IDEMPOTENCY_KEY
 from agentkit.agent.handlers import Method
+from agentkit.agent.plain_verbs import PlainVerbs
 from agentkit.agent.received import streamed_arguments
 from agentkit.agent.sharing import Outcome, Sharing
 from agentkit.agent.turns import Turns
@@ -31,12 +32,11 @@ from agentkit.errors import (
     UnknownMethod,
 )
 from agentkit.observe.log import get_logger, task_id
-from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, DeadlineQueue
+from agentkit.resilience.deadline import DeadlineQueue
 from agentkit.resilience.policy import USUAL_SERVICE, ServePolicy
 from agentkit.transport.peer import Inbound
 from agentkit.wire import values
 from agentkit.wire.attachments import unpack
-from agentkit.wire.plain import HEALTH_VERBS
 
 log = get_logger("agentkit.dispatch")
 
@@ -81,16 +81,14 @@ class Dispatcher:
         self._bound: dict[str, Handler] = {m.name: functools.partial(m.function, owner) for m in every}
         self._turns = Turns(policy, every, start=self._start, refuse=self._drop, waited=meter.waited)
         self.sharing = Sharing(policy, methods, settle=self._settle, admit=self._turns.admit)
-        self._lower = {name.lower(): name for name in methods}
+        self._plain = PlainVerbs(methods, fallback)
         self._meter = meter
-        self._fallback = fallback
         self._plain_health = plain_health
         self._loop = asyncio.get_running_loop()
         self._deadlines = DeadlineQueue(self._loop, self._on_deadline)
         self._next_key = 1
         self._works: dict[int, Serving] = {}
         self._threads: ThreadPoolExecutor | None = None
-        self._warned: set[tuple[str, str]] = set()
         self._shows_tracebacks = bool(os.environ.get("AGENTKIT_DEBUG"))
 
     # -- Receiver -----------------------------------------------------------------------------------------------------
@@ -179,34 +177,12 @@ class Dispatcher:
         return self._work(inbound, method, method.check(arguments), timeout_s)
 
     def _prepare_plain(self, inbound: Inbound) -> Serving | None:
-        asked = inbound.plain
-        assert asked is not None
-        verb = asked.verb.lower()
-        method = self.methods.get(asked.verb) or self.methods.get(self._lower.get(verb, ""))
-        if method is None and verb in HEALTH_VERBS:
+        found = self._plain.find(inbound)
+        if found is None:
             assert self.answers is not None
             self.answers.answer(inbound, self._plain_health())
             return None
-        if method is not None:
-            if method.is_stream or method.stream_parameter is not None:
-                raise BadRequest(f"{method.name} streams: a plain request can't; call it with agentkit.Client")
-            arguments = asked.arguments
-            unknown = arguments.keys() - method.names
-            if unknown:
-                self._warn_once(inbound.peer.name, method.name, unknown)
-                arguments = {key: value for key, value in arguments.items() if key in method.names}
-            return self._work(inbound, method, method.check(arguments), method.options.timeout_s)
-        if self._fallback is not None:
-            name = self._fallback.parameters[0].name
-            return self._work(inbound, self._fallback, {name: asked.raw}, DEFAULT_TIMEOUT_S)
-        raise UnknownMethod(f"no method {asked.verb!r}", details={"methods": sorted(self.methods)})
-
-    def _warn_once(self, caller: str, method: str, unknown: set[str]) -> None:
-        if (caller, method) not in self._warned and len(self._warned) < 1000:
-            self._warned.add((caller, method))
-            log.warning(
-                "plain.arguments_dropped", caller=caller or "unknown", method=method, dropped=sorted(unknown)[:10]
-            )
+        return self._work(inbound, *found)
 
     def _work(self, inbound: Inbound, method: Method, arguments: dict[str, Any], timeout_s: float) -> Serving:
         if timeout_s <= 0:

@@ -20,8 +20,7 @@ from agentkit.errors import (
 )
 from agentkit.names import Incarnation
 from agentkit.resilience.deadline import Deadline
-from agentkit.transport import context, frames
-from agentkit.transport.channel import CONNECT_MS, HANDSHAKE_MS
+from agentkit.transport import dealer, frames
 from agentkit.transport.monitor import LOST, REFUSED, event_of, watched
 from agentkit.transport.peer import Identity
 from agentkit.transport.streams import size_of
@@ -54,10 +53,7 @@ class BlockingChannel:
         self._limits = limits
         self._next_id = 1
         self._pack = values.Packer().pack
-        self._sock = context.socket(zmq.DEALER, max_frame_bytes=limits.frame_bytes)
-        self._sock.reconnect_ivl = -1
-        self._sock.handshake_ivl = HANDSHAKE_MS
-        self._sock.connect_timeout = CONNECT_MS
+        self._sock = dealer.opened(limits)
         self._ears = watched(self._sock, int(LOST | REFUSED | zmq.EVENT_CONNECTED))
         self._both = (self._sock, self._ears)
         self._sock.connect(endpoint)

@@ -7,10 +7,9 @@ one. Requests wait here, never in libzmq's queue, until WELCOME: what is lost be
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any
 
 import zmq
 
@@ -22,34 +21,26 @@ from agentkit.errors import (
     InternalError,
     PeerLost,
     Unauthenticated,
-    Unreachable,
     from_wire,
 )
 from agentkit.names import Incarnation
 from agentkit.observe.log import get_logger
 from agentkit.resilience.deadline import DeadlineQueue
-from agentkit.transport import context, frames
+from agentkit.transport import dealer, frames
 from agentkit.transport.batch import BATCH_FRAME_BYTES, Batch, Part, messages
+from agentkit.transport.call import Call
 from agentkit.transport.monitor import LOST, REFUSED, Monitor
 from agentkit.transport.peer import Identity
 from agentkit.transport.reader import Reader
 from agentkit.transport.streams import CallStreams, Received, StreamBroken
+from agentkit.transport.vigil import Vigil, never_met
 from agentkit.wire import codec, shared, values
 from agentkit.wire import envelope as ak
-from agentkit.wire.attachments import Unsent, too_large, unpack
+from agentkit.wire.attachments import too_large, unpack
 from agentkit.wire.envelope import Limits
 from agentkit.wire.flat import Buffer
 
 log = get_logger("agentkit.channel")
-
-#: Longest time from connect to WELCOME, in ms: a process that is only now being started accepts within its start limit.
-HANDSHAKE_MS: Final = 120_000
-#: A host that does not answer at all is given up after this, in ms.
-CONNECT_MS: Final = 3_000
-#: With calls open and nothing heard for so long, the peer is asked for a sign of life, in seconds.
-PING_AFTER_S: Final = 2.0
-#: With nothing heard for so long in spite of it, it counts as lost, in seconds.
-LOST_AFTER_S: Final = 10.0
 
 
 class State(Enum):
@@ -57,23 +48,6 @@ class State(Enum):
     OPEN = auto()
     LEAVING = auto()  #: the peer drains: no new calls; last answers are taken, then BYE
     CLOSED = auto()
-
-
-class _Call:
-    __slots__ = ("content", "future", "idempotent", "meta", "method", "streams", "tick")
-
-    def __init__(
-        self,
-        method: str,
-        content: Unsent,
-        meta: ak.Meta,
-        future: asyncio.Future[Any],
-        idempotent: bool,
-        streams: CallStreams | None,
-    ) -> None:
-        self.method, self.content, self.meta, self.future, self.idempotent = method, content, meta, future, idempotent
-        self.streams = streams
-        self.tick = 0
 
 
 class Channel:
@@ -103,16 +77,12 @@ class Channel:
         self._batch: Batch[None] = Batch(self._send_requests)
         self._loop = asyncio.get_running_loop()
         self._next_id = 1
-        self._calls: dict[int, _Call] = {}  # sent
-        self._waiting: dict[int, tuple[_Call, float]] = {}  # not sent yet, in order; with their deadline
+        self._calls: dict[int, Call] = {}  # sent
+        self._waiting: dict[int, tuple[Call, float]] = {}  # not sent yet, in order; with their deadline
         self._peer_limits = Limits()
         self._deadlines = DeadlineQueue(self._loop, self._on_deadline)
-        self._heard_s = now_s()
-        self._ping_timer: asyncio.TimerHandle | None = None
-        self._sock = context.socket(zmq.DEALER, max_frame_bytes=limits.frame_bytes)
-        self._sock.reconnect_ivl = -1
-        self._sock.handshake_ivl = HANDSHAKE_MS
-        self._sock.connect_timeout = CONNECT_MS
+        self._vigil = Vigil(self._loop, is_owed=lambda: self.in_flight > 0, ask=self.ping, lose=self._lose)
+        self._sock = dealer.opened(limits)
         self._sock.sndhwm = self._sock.rcvhwm = 0  # bounded by the calls in flight, which the peer limits
         self._monitor = Monitor(self._sock, int(LOST | REFUSED | zmq.EVENT_CONNECTED), self._on_connection)
         self._sock.connect(endpoint)
@@ -153,7 +123,7 @@ class Channel:
         id = self._next_id
         self._next_id = id + 1
         future: asyncio.Future[Any] = self._loop.create_future()
-        call = _Call(method, content, meta, future, idempotent, streams)
+        call = Call(method, content, meta, future, idempotent, streams)
         if streams is not None:
             streams.attach(id, self._limits.stream_bytes, self._send_part)
             future.add_done_callback(streams.ended)
@@ -162,9 +132,8 @@ class Channel:
             self._send_call(id, call, at_s)
         else:
             self._waiting[id] = (call, at_s)
-        if self._ping_timer is None:
-            self._heard_s = now_s()
-            self._ping_timer = self._loop.call_later(PING_AFTER_S, self._check_life)
+        if not self._vigil.is_kept:
+            self._vigil.begin()
         return id, future
 
     def cancel(self, id: int) -> None:
@@ -180,11 +149,11 @@ class Channel:
     @property
     def heard_s(self) -> float:
         """When the peer last said anything (monotonic); before it did: when the channel was opened."""
-        return self._heard_s
+        return self._vigil.heard_s
 
     def ping(self) -> None:
         """Ask an idle peer for a sign of life, seen in `heard_s`. No call, no deadline, no timer: it wakes nobody but the two."""
-        if self.state is State.OPEN:
+        if self.peer is not None and self.state is not State.CLOSED:
             self._send([codec.encode(ak.Ping(self._next_id))])
 
     def leave(self) -> None:
@@ -216,24 +185,15 @@ class Channel:
             self._reader.poke()
         return True
 
-    def _send_call(self, id: int, call: _Call, at_s: float) -> None:
+    def _send_call(self, id: int, call: Call, at_s: float) -> None:
         budget_ms = int((at_s - now_s()) * 1000)
         if budget_ms <= 0:
             self._deadlines.remove(id, call.tick)
-            if not call.future.done():
-                call.future.set_exception(
-                    DeadlineExceeded(f"{self.label}.{call.method}: time was up before it was sent", retry_safe=True)
-                )
+            why = f"{self.label}.{call.method}: time was up before it was sent"
+            call.fail(DeadlineExceeded(why, retry_safe=True))
             return
         self._calls[id] = call
-        body, attached = call.content
-        if attached:
-            attached = shared.frames_for(attached, may_share=self._may_share)
-        flags = 0
-        if call.streams is not None:
-            flags = call.streams.flags
-            call.streams.begin(self._peer_limits.stream_bytes)
-        part = Part(codec.request_fields(id, call.method, budget_ms, call.meta, flags), body, attached)  # type: ignore[arg-type]
+        part = call.begin(id, budget_ms, self._peer_limits, may_share=self._may_share)
         if len(self._calls) > 1:
             self._batch.add(None, part)
         else:  # nobody to share the way with
@@ -259,7 +219,7 @@ class Channel:
                 return
             sent += count
 
-    def _unsent(self, part: Part) -> _Call | None:
+    def _unsent(self, part: Part) -> Call | None:
         """The call that `part` was to begin, taken out; None for what continues one."""
         return self._calls.pop(part.fields[1], None) if part.fields[0] == ak.Kind.REQUEST else None  # type: ignore[call-overload]
 
@@ -276,7 +236,7 @@ class Channel:
     # -- receiving ----------------------------------------------------------------------------------------------------
 
     def _on_frames(self, received: frames.Frames) -> None:
-        self._heard_s = now_s()
+        self._vigil.heard_s = now_s()
         try:
             message = codec.decode(received[0])
             if type(message) is ak.Batch:
@@ -333,8 +293,7 @@ class Channel:
         try:
             call.streams.received(chunk.seq, value)
         except StreamBroken as exc:
-            if not call.future.done():
-                call.future.set_exception(InternalError(f"{self.label}.{call.method}: {exc}"))
+            call.fail(InternalError(f"{self.label}.{call.method}: {exc}"))
             self.cancel(chunk.id)
 
     def _on_error(self, error: ak.Error) -> None:
@@ -354,6 +313,7 @@ class Channel:
             self._may_batch = ak.BATCHES in welcome.capabilities and welcome.limits.frame_bytes >= BATCH_FRAME_BYTES
             self._may_share = shared.may_share(welcome.capabilities)
             self.state = State.OPEN
+            self._vigil.has_met = True
             self._send_waiting()
 
     def _on_goaway(self, goaway: ak.GoAway) -> None:
@@ -392,29 +352,10 @@ class Channel:
         if self.state is State.CLOSED:
             return
         if self.peer is None:
-            # Nothing was sent. Accepted and then dropped: a dying process, worth another try. Never accepted: nobody listens.
-            error: CallError = (
-                Draining(f"{self.label}: {why} before WELCOME")
-                if self.is_connected
-                else Unreachable(f"{self.label}: nobody listens at {self.endpoint}")
-            )
+            error = never_met(self.label, self.endpoint, why, was_accepted=self.is_connected)
             self._end(error, waiting=error)
         else:
             self._end(PeerLost(f"{self.label}: {why}"))
-
-    def _check_life(self) -> None:
-        """Only while calls are open: an idle channel wakes nobody."""
-        self._ping_timer = None
-        if self.state is State.CLOSED or not self.in_flight:
-            return
-        silent_s = now_s() - self._heard_s
-        if self.state is not State.OPENING:
-            if silent_s >= LOST_AFTER_S:
-                self._lose(f"silent for {silent_s:.0f} s")
-                return
-            if silent_s >= PING_AFTER_S:
-                self._send([codec.encode(ak.Ping(self._next_id))])
-        self._ping_timer = self._loop.call_later(PING_AFTER_S, self._check_life)
 
     def _on_deadline(self, id: int) -> None:
         waiting = self._waiting.pop(id, None)
@@ -423,17 +364,13 @@ class Channel:
             return
         if waiting is None:
             self._send([codec.encode(ak.Cancel(id))])
-        if not call.future.done():
-            error = DeadlineExceeded(
-                f"{self.label}.{call.method}: no answer in time", retry_safe=waiting is not None or call.idempotent
-            )
-            call.future.set_exception(error)
+        why = f"{self.label}.{call.method}: no answer in time"
+        call.fail(DeadlineExceeded(why, retry_safe=waiting is not None or call.idempotent))
         self._after_answer()
 
-    def _fail(self, id: int, call: _Call, error: CallError) -> None:
+    def _fail(self, id: int, call: Call, error: CallError) -> None:
         self._deadlines.remove(id, call.tick)
-        if not call.future.done():
-            call.future.set_exception(error)
+        call.fail(error)
 
     def _move_waiting(self, error: CallError) -> None:
         waiting = list(self._waiting.items())
@@ -449,22 +386,15 @@ class Channel:
         self._monitor.close()
         self._reader.close()
         self._deadlines.close()
-        if self._ping_timer is not None:
-            self._ping_timer.cancel()
+        self._vigil.end()
         self._sock.close(linger=linger_ms)
         for part in self._batch.take(None):  # it was to leave at the end of this turn: nobody has seen it
             call = self._unsent(part)
             if call is not None:
                 self._waiting[part.fields[1]] = (call, 0.0)  # type: ignore[index]
         self._move_waiting(waiting or Draining(f"{self.label}: {error.message}"))
-        calls = deque(self._calls.values())
+        calls = tuple(self._calls.values())
         self._calls.clear()
         for call in calls:
-            if not call.future.done():
-                call.future.set_exception(_for_call(error, call))
+            call.lose(error)
         self._on_end(self)
-
-
-def _for_call(error: CallError, call: _Call) -> CallError:
-    """One exception object per caller (they gather tracebacks); an idempotent method may be run again."""
-    return type(error)(error.message, retry_safe=error.retry_safe or call.idempotent, details=error.details)

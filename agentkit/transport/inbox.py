@@ -14,19 +14,19 @@ from typing import Any, Final, Protocol
 import zmq
 
 from agentkit.clock import now_s
-from agentkit.errors import BadRequest, CallCancelled, CallError, Draining, Overloaded, TooLarge, UnsupportedVersion
+from agentkit.errors import BadRequest, CallError, Draining, Overloaded, TooLarge, UnsupportedVersion
 from agentkit.observe.log import get_logger
 from agentkit.resilience.deadline import Deadline
 from agentkit.transport import adopt, context, frames
-from agentkit.transport.batch import Part
+from agentkit.transport.answers import Answers, error_frame
 from agentkit.transport.monitor import Monitor
 from agentkit.transport.outbox import Outbox
 from agentkit.transport.peer import Identity, Inbound, Peer
 from agentkit.transport.plain import PlainCallers
 from agentkit.transport.reader import Reader
-from agentkit.transport.streams import Incoming, Received, StreamBroken, Window, size_of
+from agentkit.transport.streams import Incoming, Received, StreamBroken, Window
 from agentkit.transport.strikes import Strikes
-from agentkit.wire import attachments, codec, plain, shared, values
+from agentkit.wire import codec, plain, shared
 from agentkit.wire import envelope as ak
 from agentkit.wire.envelope import AK1_VERSION, Limits
 
@@ -34,8 +34,6 @@ log = get_logger("agentkit.inbox")
 
 #: Channels that may be open at once; a HELLO above that is refused, so that strangers can't fill the memory.
 MAX_PEERS: Final = 20_000
-#: Answers in shared memory that a caller may have without having said that it took them; more travel as bytes.
-MAX_KEPT: Final = 64
 #: What is kept of the names that a caller gives itself, in characters.
 MAX_NAME: Final = 200
 #: After a connection went, its pipe needs a moment to go from the routing table, in seconds.
@@ -73,8 +71,6 @@ class Inbox:
         self._is_draining = False
         self._changed: asyncio.Future[None] | None = None
         self._strikes = Strikes()
-        packer = attachments.ContentPacker()
-        self._pack_content, self._pack_to_share = packer.pack, packer.pack_to_share
         self._loop = asyncio.get_running_loop()
         self._probe_timer: asyncio.TimerHandle | None = None
         self._complained_s = 0.0
@@ -94,6 +90,8 @@ class Inbox:
         self._reader = Reader(self._sock, self._on_frames, take=self._strikes.receive)
         self._outbox = Outbox(self._sock, self._reader.poke, self._lose)
         self._plain = PlainCallers(me.id, limits, self._outbox.send_raw)
+        answers = self._answers = Answers(self._outbox, self._plain, self._note_change)
+        self.answer, self.write, self.refuse = answers.answer, answers.write, answers.refuse
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
@@ -171,65 +169,6 @@ class Inbox:
         self._monitor.drain_now()
         return self._reader.drain_now()
 
-    # -- answering ----------------------------------------------------------------------------------------------------
-
-    def answer(self, inbound: Inbound, value: object) -> None:
-        """Send the result; `values.Unsendable` when it does not travel (then nothing was sent: refuse it)."""
-        if inbound.plain is not None:
-            self._plain.answer(inbound, value)
-            self._note_change()
-            return
-        peer = inbound.peer
-        body, attached = content = self._pack_to_share(value)
-        if not attached and len(body) <= peer.limits.frame_bytes:  # as nearly all are
-            if self._finish(inbound):
-                self._outbox.answer(peer, Part(codec.reply_fields(inbound.id), body))
-            return
-        refusal = attachments.too_large(f"the answer of {inbound.method}", content, peer.limits)
-        if refusal is not None:
-            self.refuse(inbound, refusal)
-        elif self._finish(inbound):
-            frames_out = shared.frames_for(attached, may_share=peer.may_share and len(peer.kept) < MAX_KEPT)
-            if any(map(shared.is_descriptor, frames_out)):
-                peer.kept[inbound.id] = attached  # until it says, by CANCEL, that it has the memory, too
-            self._outbox.answer(peer, Part(codec.reply_fields(inbound.id), body, frames_out))
-
-    async def write(self, inbound: Inbound, value: object) -> None:
-        """Send one value of a stream as soon as its caller has room for it; `values.Unsendable` when it does not travel.
-
-        CallCancelled when the caller has gone."""
-        assert inbound.window is not None
-        content = self._pack_content(value)
-        refusal = attachments.too_large(f"a value of {inbound.method}", content, inbound.peer.limits)
-        if refusal is not None:
-            raise refusal
-        await inbound.window.room()
-        seq = inbound.window.spend(size_of(*content))
-        self._outbox.add(inbound.peer, Part(codec.chunk_fields(inbound.id, seq), *content))
-
-    def _grant(self, inbound: Inbound, n: int) -> None:
-        self._outbox.add(inbound.peer, Part(codec.credit_fields(inbound.id, n)))
-
-    def refuse(self, inbound: Inbound, error: CallError) -> None:
-        """Send `error` as the one answer."""
-        if inbound.plain is not None:
-            self._plain.refuse(inbound, error)
-            self._note_change()
-        elif self._finish(inbound):
-            self._outbox.answer(inbound.peer, Part(codec.error_fields(_told(inbound.id, error))))
-
-    def _finish(self, inbound: Inbound) -> bool:
-        """Whether this is the first answer, and somebody is there to read it."""
-        is_first = not inbound.is_answered
-        inbound.is_answered = True
-        inbound.peer.in_flight.pop(inbound.id, None)
-        if inbound.window is not None:
-            inbound.window.end(CallCancelled("the caller has gone"))
-        if inbound.incoming is not None:
-            inbound.incoming.end(CallCancelled("the caller has gone"))
-        self._note_change()
-        return is_first
-
     # -- taking -------------------------------------------------------------------------------------------------------
 
     def _on_frames(self, received: frames.Frames) -> None:
@@ -267,7 +206,9 @@ class Inbox:
             # Its entry is gone (it was too slow once), or never was: nothing ran, and it may come again over a fresh channel
             if type(message) is ak.Request:
                 self._outbox.send_raw(routing_id, [codec.encode(ak.GoAway("say HELLO first", 0))])
-                self._outbox.send_raw(routing_id, [_error(message.id, BadRequest("say HELLO first", retry_safe=True))])
+                self._outbox.send_raw(
+                    routing_id, [error_frame(message.id, BadRequest("say HELLO first", retry_safe=True))]
+                )
         else:
             handle = self._on.get(type(message))
             if handle is None:
@@ -282,7 +223,7 @@ class Inbox:
         elif len(self._peers) >= MAX_PEERS:
             refusal = Overloaded(f"{MAX_PEERS:,} channels are open", details={"retry_after_ms": 1000})
         if refusal is not None:
-            self._outbox.send_raw(routing_id, [_error(0, refusal)])
+            self._outbox.send_raw(routing_id, [error_frame(0, refusal)])
         elif self._is_draining:
             self._outbox.send_raw(routing_id, [codec.encode(ak.GoAway("stopping", 0))])
         elif hello.incarnation not in (0, self.me.incarnation):
@@ -311,7 +252,7 @@ class Inbox:
             peer, id, method, budget_ms, meta, content[0] if content else b"\x80", content[1:], None, flags
         )
         if flags & ak.GIVES_STREAM:
-            inbound.incoming = Incoming(self.limits.stream_bytes, partial(self._grant, inbound))
+            inbound.incoming = Incoming(self.limits.stream_bytes, partial(self._answers.grant, inbound))
         if flags & ak.TAKES_STREAM:
             inbound.window = Window(peer.limits.stream_bytes)
         peer.in_flight[id] = inbound
@@ -378,7 +319,7 @@ class Inbox:
 
     def _on_garbage(self, routing_id: bytes, why: str, id: int | None) -> None:
         if not self._count_bad(routing_id, why) and id is not None:
-            self._outbox.send_raw(routing_id, [_error(id, BadRequest(why))])
+            self._outbox.send_raw(routing_id, [error_frame(id, BadRequest(why))])
 
     def _count_bad(self, routing_id: bytes, why: str) -> bool:
         """Whether the connection was cut for it."""
@@ -424,7 +365,7 @@ class Inbox:
         self._note_change()
 
     def _abandon(self, inbound: Inbound) -> None:
-        if self._finish(inbound):
+        if self._answers.finish(inbound):
             self._receiver.abandon(inbound)
 
     def _is_busy(self) -> bool:
@@ -436,13 +377,3 @@ class Inbox:
     def _note_change(self) -> None:
         if self._changed is not None and not self._changed.done():
             self._changed.set_result(None)
-
-
-def _told(id: int, error: CallError) -> ak.Error:
-    """An ERROR, whatever text and details an author's code has put into it: it must leave, and be readable."""
-    details = values.courtesy(error.details)
-    return ak.Error(id, error.code, values.clean_text(error.message), bool(error.retry_safe), details)
-
-
-def _error(id: int, error: CallError) -> bytes:
-    return codec.encode(_told(id, error))

@@ -24,8 +24,7 @@ from agentkit.errors import (
     UnsupportedVersion,
 )
 from agentkit.resilience.deadline import Deadline
-from agentkit.transport import channel as channel_module
-from agentkit.transport import context
+from agentkit.transport import context, vigil
 from agentkit.transport.channel import Channel, State
 from agentkit.transport.reader import Reader
 from agentkit.wire import codec, values
@@ -338,8 +337,8 @@ async def test_ping_is_answered_pong() -> None:
 
 
 async def test_a_silent_peer_is_pinged_and_then_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "PING_AFTER_S", 0.05)
-    monkeypatch.setattr(channel_module, "LOST_AFTER_S", 1.0)
+    monkeypatch.setattr(vigil, "PING_AFTER_S", 0.05)
+    monkeypatch.setattr(vigil, "LOST_AFTER_S", 1.0)
     async with a_script() as (script, channel):
         future = ask(channel, within_s=30)
         await script.welcome()
@@ -354,7 +353,7 @@ async def test_a_silent_peer_is_pinged_and_then_counts_as_lost(monkeypatch: pyte
 
 
 async def test_an_idle_channel_pings_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "PING_AFTER_S", 0.02)
+    monkeypatch.setattr(vigil, "PING_AFTER_S", 0.02)
     async with a_script() as (script, channel):
         future = ask(channel)
         await script.welcome()
@@ -364,7 +363,7 @@ async def test_an_idle_channel_pings_nobody(monkeypatch: pytest.MonkeyPatch) -> 
         await asyncio.sleep(0.1)
         pings = script.received.qsize()
         assert pings <= 1
-        assert channel._ping_timer is None
+        assert not channel._vigil.is_kept
 
 
 async def test_leaving_takes_the_last_answers_then_says_bye() -> None:

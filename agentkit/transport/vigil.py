@@ -1,0 +1,71 @@
+"""Whether the peer of a channel still lives: a process that was stopped, or a machine that was cut off, closes no connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from agentkit.clock import now_s
+from agentkit.errors import CallError, Draining, Unreachable
+
+#: With calls open and nothing heard for so long, the peer is asked for a sign of life, in seconds.
+PING_AFTER_S: Final = 2.0
+#: With nothing heard for so long in spite of it, it counts as lost, in seconds.
+LOST_AFTER_S: Final = 10.0
+
+
+class Vigil:
+    """Kept only while calls are open: an idle channel wakes nobody. Belongs to the running loop."""
+
+    __slots__ = ("_ask", "_is_owed", "_loop", "_lose", "_timer", "has_met", "heard_s")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        is_owed: Callable[[], bool],
+        ask: Callable[[], None],
+        lose: Callable[[str], None],
+    ) -> None:
+        """`is_owed`: whether the peer owes an answer. `ask` it for a sign of life. `lose` it, because of what is said."""
+        self.heard_s = now_s()  #: when the peer last said anything
+        self.has_met = False  #: it has said WELCOME; before, the handshake has limits of its own
+        self._loop, self._is_owed, self._ask, self._lose = loop, is_owed, ask, lose
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        return self._timer is not None
+
+    def begin(self) -> None:
+        """A call was made: from now on silence counts."""
+        self.heard_s = now_s()
+        self._timer = self._loop.call_later(PING_AFTER_S, self._check)
+
+    def end(self) -> None:
+        """The channel is closed."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self) -> None:
+        self._timer = None
+        if not self._is_owed():
+            return
+        silent_s = now_s() - self.heard_s
+        if self.has_met:
+            if silent_s >= LOST_AFTER_S:
+                self._lose(f"silent for {silent_s:.0f} s")
+                return
+            if silent_s >= PING_AFTER_S:
+                self._ask()
+        self._timer = self._loop.call_later(PING_AFTER_S, self._check)
+
+
+def never_met(label: str, endpoint: str, why: str, *, was_accepted: bool) -> CallError:
+    """What the calls of a channel end with that was lost before WELCOME. Nothing was sent. Accepted and then dropped: a dying
+    process, worth another try. Never accepted: nobody listens."""
+    if was_accepted:
+        return Draining(f"{label}: {why} before WELCOME")
+    return Unreachable(f"{label}: nobody listens at {endpoint}")
