@@ -50,6 +50,9 @@ lint: $(VENV)/.test  ## Style, types, layer contracts
 quick: $(VENV)/.test  ## The pure part, in seconds
 	$(BIN)/python -m pytest -q -m "not process and not slow" tests
 
+# two machines of namespaces, an sshd in each, and a wrong clock: tests/hosts
+test soak: DEBIAN += iproute2 openssh-server faketime
+
 test: lint  ## Everything: style, types, contracts, all tests, coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n auto --dist loadfile tests
