@@ -228,7 +228,8 @@ class Machine:
             self._sshd = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         ends_s = time.monotonic() + PATIENCE_S
         while b"Server listening" not in log.read_bytes():
-            assert self._sshd.poll() is None and time.monotonic() < ends_s, log.read_text()
+            assert self._sshd.poll() is None, log.read_text()
+            assert time.monotonic() < ends_s, log.read_text()
             time.sleep(0.005)
 
     def stop_sshd(self) -> None:
