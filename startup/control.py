@@ -6,7 +6,8 @@
         for event in connection.events("watch"):
             ...
 
-A connection does one thing at a time and belongs to one thread; open another for another.
+A connection does one thing at a time and belongs to one thread; open another for another. `Talk` is what commands need of one,
+`Door` is where one is opened: a unix socket here (`UnixDoor`), others elsewhere (startup/reach.py).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from agentkit.errors import BY_CODE, NoNode, from_wire
 from agentkit.wire.frames import FrameBuffer, pack
@@ -25,6 +27,58 @@ from startup.errors import Conflict, NodeLost, Refused
 
 #: How long one question may take, in seconds: a node answers at once; this is for one that is stuck or stopped.
 ANSWER_WITHIN_S: Final = 15.0
+
+
+class Talk(Protocol):
+    """One open conversation with a node, whatever it travels over."""
+
+    def ask(self, operation: str, **arguments: Any) -> Any:
+        """As NodeConnection.ask."""
+        ...
+
+    def events(self, operation: str, *, tick_s: float | None = None, **arguments: Any) -> Iterator[Any]:
+        """As NodeConnection.events."""
+        ...
+
+    def descriptors(self) -> tuple[int, ...]:
+        """For poll: one of them is readable when something may have come that `has_arrived` does not tell yet."""
+        ...
+
+    def has_arrived(self) -> bool:
+        """Whether something has come already; ask before polling."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Door(Protocol):
+    """Where a node can be spoken with."""
+
+    @property
+    def place(self) -> str:
+        """For messages: a path, or an address."""
+        ...
+
+    def open(self, *, timeout_s: float = ANSWER_WITHIN_S) -> Talk:
+        """A new conversation, whose answers may take `timeout_s`. NoNode says why there is none."""
+        ...
+
+    def is_gone(self) -> bool:
+        """Whether the node has taken its door away, as one does that was told to stop."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class UnixDoor:
+    """A node's control socket on this machine."""
+
+    place: str
+
+    def open(self, *, timeout_s: float = ANSWER_WITHIN_S) -> NodeConnection:
+        return NodeConnection.connect(self.place, timeout_s=timeout_s)
+
+    def is_gone(self) -> bool:
+        return not os.path.exists(self.place)  # noqa: PTH110 - pathlib's import is not free
 
 
 class NodeConnection:
@@ -89,9 +143,11 @@ class NodeConnection:
                 return
             yield value
 
-    def fileno(self) -> int:
-        """For select and poll: readable when an answer or event may have come."""
-        return self._socket.fileno()
+    def descriptors(self) -> tuple[int, ...]:
+        return (self._socket.fileno(),)
+
+    def has_arrived(self) -> bool:
+        return bool(self._arrived)
 
     def close(self) -> None:
         self._socket.close()

@@ -89,13 +89,15 @@ def wait_until_up(
     goal = Aim(cluster=cluster.name, wanted=list(ids), optional=optional, number=revision.number, **aim)
     with cluster.watch() as watch:
         outcome = follow(watch, goal, began_s=began[0], timeout_s=arguments.timeout)
-    return report(arguments, goal, outcome, began=began)
+    return report(arguments, cluster, goal, outcome, began=began)
 
 
-def report(arguments: argparse.Namespace, aim: Aim, outcome: Outcome, *, began: tuple[float, float]) -> int:
+def report(
+    arguments: argparse.Namespace, cluster: Cluster, aim: Aim, outcome: Outcome, *, began: tuple[float, float]
+) -> int:
     """What came of it, as text or JSON; the exit code."""
     elapsed_s = time.monotonic() - began[0]
-    tails = log_tails(outcome.rows, aim.wanted)
+    tails = log_tails(cluster, outcome.rows, aim.wanted)
     facts: dict[str, Any] = {"began_s": began[1], "elapsed_s": elapsed_s, "log_tails": tails}
     if arguments.json:
         say_json(document.up(aim.cluster, outcome.rows, aim.wanted, **facts))

@@ -1,11 +1,12 @@
-"""All nodes of one cluster that this user reaches, as commands speak with them: ask, propose a revision, watch the rows."""
+"""All nodes of one cluster that this user reaches, as commands speak with them: ask, propose a revision, watch the rows.
+
+Any node answers for the whole cluster; what changes something has to reach the node of every machine. Those that it does not
+reach are in `missing`, with the reason."""
 
 from __future__ import annotations
 
-import select
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -14,76 +15,123 @@ from agentkit.directory.locate import find_node, node_files, run_root
 from agentkit.errors import NoNode
 from agentkit.names import AgentId
 from startup.cli.common import author
-from startup.cli.tail import last_lines
-from startup.control import ANSWER_WITHIN_S, NodeConnection
+from startup.cli.watch import Watch
+from startup.control import ANSWER_WITHIN_S, Door, NodeConnection, Talk, UnixDoor
 from startup.errors import Conflict, NodeLost
+from startup.node.logread import last_lines
 from startup.node.paths import Places
-from startup.plan.row import AgentRow
+from startup.plan.phase import Phase
+from startup.plan.row import CLOCKS_AGREE_S, AgentRow
+from startup.view.words import duration
 
 if TYPE_CHECKING:
     from startup.plan.revision import Revision
 
 #: A node listens a few ms after its boot process has ended; this long is for a machine that is very busy.
 LISTENS_WITHIN_S: Final = 15.0
-#: How long `next` waits for more of what `select` has announced: nothing, but 0 would not even look.
-_AT_ONCE_S: Final = 1e-4
 
 
 class Cluster:
     """Open conversations, one per machine, in name order. A context manager."""
 
-    def __init__(self, name: str, connections: Mapping[str, NodeConnection]) -> None:
+    def __init__(
+        self, name: str, doors: Mapping[str, Door], connections: Mapping[str, Talk], here: Collection[str]
+    ) -> None:
         self.name = name
+        self.doors = dict(sorted(doors.items()))
         self.connections = dict(sorted(connections.items()))
+        self.here = frozenset(here)  #: machines whose nodes, and files, are on this host
+        self.missing: dict[str, str] = {}  #: machines whose nodes were not reached, or were lost on the way, and why
 
     @classmethod
     def find(cls, name: str | None) -> Self:
-        """Of the cluster `name`, else of the one that is meant (startup.control.find_node). NoNode when none answers."""
+        """Of the cluster `name`, else of the one that is meant (agentkit.directory.locate.find_node). NoNode when none answers."""
         return cls.of(find_node(name).cluster)
 
     @classmethod
     def of(
         cls,
         name: str,
-        opened: Mapping[str, NodeConnection] | None = None,
+        opened: Mapping[str, Talk] | None = None,
         *,
         answer_within_s: float = ANSWER_WITHIN_S,
     ) -> Self:
-        """Connected to every node of it that listens here; NoNode when none does. `opened`: what is connected already."""
-        connections = dict(opened or {})
+        """Connected to every node of it on this host; NoNode when none answers. `opened`: what is connected already."""
+        connections: dict[str, Talk] = dict(opened or {})
+        doors: dict[str, Door] = {machine: UnixDoor(str(Places.of(name, machine).control)) for machine in connections}
+        missing: dict[str, str] = {}
+        here = set(connections)
         for info in node_files(run_root(), name):
+            here.add(info.machine)
             if info.machine not in connections:
-                with suppress(NoNode):
-                    connections[info.machine] = NodeConnection.connect(info.control, timeout_s=answer_within_s)
+                door = UnixDoor(info.control)
+                try:
+                    connections[info.machine] = door.open(timeout_s=answer_within_s)
+                    doors[info.machine] = door
+                except NoNode as exc:
+                    missing[info.machine] = str(exc)
         if not connections:
             raise NoNode(f"no node of cluster {name!r} answers here; `agentkit up` starts one")
-        return cls(name, connections)
+        cluster = cls(name, doors, connections, here)
+        cluster.missing = missing
+        return cluster
 
     def ask(self, operation: str, **arguments: Any) -> Any:
-        """One node's answer: any of them knows the whole cluster."""
-        return next(iter(self.connections.values())).ask(operation, **arguments)
+        """One node's answer: any of them knows the whole cluster. NodeLost, or TimeoutError, when none of them answers."""
+        for machine in list(self.connections):
+            try:
+                return self.connections[machine].ask(operation, **arguments)
+            except (NodeLost, TimeoutError) as exc:
+                self._lose(machine, exc)
+        raise NodeLost("no node answers any more")
 
     def ask_each(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        """Every node's answer, by machine. A node that goes away meanwhile is left out; NodeLost when all do."""
+        """Every node's answer, by machine. A node that goes away or does not answer is `missing` from then on; NodeLost, or
+        TimeoutError, when none is left."""
         answers = {}
-        for machine, connection in self.connections.items():
+        for machine in list(self.connections):
             try:
-                answers[machine] = connection.ask(operation, **arguments)
-            except NodeLost:
-                if len(self.connections) == 1:
-                    raise
+                answers[machine] = self.connections[machine].ask(operation, **arguments)
+            except (NodeLost, TimeoutError) as exc:
+                self._lose(machine, exc)
         return answers
 
+    def _lose(self, machine: str, exc: NodeLost | TimeoutError) -> None:
+        """The machine's conversation is no use any more: an answer that comes late would be taken for another's."""
+        if len(self.connections) == 1:
+            raise exc
+        self.connections.pop(machine).close()
+        self.doors.pop(machine, None)
+        self.missing[machine] = str(exc)
+
     def status(self, *, memory: bool = False) -> tuple[list[dict[str, Any]], list[AgentRow]]:
-        """The answers of all nodes, and every agent once: as its own node has it where that was asked."""
-        answers = list(self.ask_each("status", memory=memory).values())
-        asked = {answer["machine"] for answer in answers}
+        """What every node tells of itself, and every agent once: as its own node has it where that answers.
+
+        `memory`: measured now; nodes that are not connected then tell of themselves through one that is. Rows of a machine
+        that is unreachable say so; the times of a machine whose clock differs are those of this one's."""
+        answers: dict[str, dict[str, Any]] = {}
+        for machine in list(self.connections):
+            others = {} if answers or not memory else {"others": True, "but": list(self.connections)}
+            try:
+                answers[machine] = self.connections[machine].ask("status", memory=memory, **others)
+            except (NodeLost, TimeoutError) as exc:
+                self._lose(machine, exc)
+        clocks_s = {}
         rows: dict[AgentId, AgentRow] = {}
-        for answer in answers:
+        silent_s: dict[str, float] = {}
+        for answer in answers.values():
+            silent_s |= {m: s for m, s in answer["silent_s"].items() if answer["peers"].get(m) == Phase.UNREACHABLE}
             for row in map(AgentRow.from_wire, answer["agents"]):
-                if row.id.machine == answer["machine"] or (row.id.machine not in asked and _is_newer(row, rows)):
+                if row.id.machine == answer["machine"] or (row.id.machine not in answers and _is_newer(row, rows)):
                     rows[row.id] = row
-        return answers, [rows[id] for id in sorted(rows)]
+        told = list(answers.values())
+        for answer in tuple(told):
+            for machine, other in answer["others"].items():
+                if other is not None and machine not in answers:
+                    clocks_s[machine] = other["clock_s"]
+                    told.append({**other, "peers": {}, "silent_s": {}, "revisions": {}, "others": {}, "agents": []})
+        told.sort(key=lambda answer: str(answer["machine"]))
+        return told, [_as_seen_here(rows[id], answers, silent_s, clocks_s) for id in sorted(rows)]
 
     def revision(self) -> Revision | None:
         """The newest that any node has; None before the first `up`."""
@@ -96,18 +144,22 @@ class Cluster:
         """Hand `revision` to every node in name order, numbered behind all that is there; what they took.
 
         `bases`: the number that each machine is expected to have (default: asked for now). Conflict when one has moved on:
-        machines before it in name order have taken the revision, and the next command of either author heals that."""
+        machines before it in name order have taken the revision, and the next command of either author heals that. A node
+        that is lost meanwhile is `missing`; NodeLost, or TimeoutError, when it was the last one."""
         if bases is None:
             bases = self.numbers()
         numbered = replace(revision, number=max(bases.values(), default=0) + 1, author=author(), time_s=time.time())
         wire = numbered.to_wire()
         taken: list[str] = []
-        for machine, connection in self.connections.items():
+        for machine in list(self.connections):
             try:
-                connection.ask("propose", expected=bases.get(machine, 0), revision=wire)
+                self.connections[machine].ask("propose", expected=bases.get(machine, 0), revision=wire)
             except Conflict as exc:
                 done = f" ({', '.join(taken)} took it; run the command again)" if taken else ""
                 raise Conflict(f"{machine}: {exc}{done}", exc.details) from exc
+            except (NodeLost, TimeoutError) as exc:
+                self._lose(machine, exc)
+                continue
             taken.append(machine)
         return numbered
 
@@ -115,9 +167,14 @@ class Cluster:
         """Each machine's revision number; 0: none."""
         return {machine: number_of(hello) for machine, hello in self.ask_each("hello").items()}
 
+    def unreached(self, machines: Collection[str]) -> dict[str, str]:
+        """Those of `machines` whose nodes this command does not speak with, and why."""
+        why = "its node was not found from here"
+        return {it: self.missing.get(it, why) for it in sorted(machines) if it not in self.connections}
+
     def watch(self) -> Watch:
         """The rows from now on, over conversations of their own."""
-        return Watch({machine: str(Places.of(self.name, machine).control) for machine in self.connections})
+        return Watch({machine: self.doors[machine] for machine in self.connections})
 
     def close(self) -> None:
         for connection in self.connections.values():
@@ -132,103 +189,6 @@ class Cluster:
         self.close()
 
 
-class Watch:
-    """The rows of a whole cluster, kept current. Each machine's are taken from its own node where that is watched: what other
-    nodes say of them is older by a message."""
-
-    def __init__(self, controls: Mapping[str, str]) -> None:
-        """`controls`: machine -> path of its node's control socket. NoNode when one does not answer."""
-        self.rows: dict[AgentId, AgentRow] = {}
-        self.lost: dict[str, float] = {}  #: machines whose node has gone away, since when
-        self.changed_s = time.monotonic()  #: when a row last changed
-        self.controls = dict(controls)  #: machine -> path of its node's control socket
-        self._connections: dict[str, NodeConnection] = {}
-        self._events: dict[str, Iterator[Any]] = {}
-        try:
-            for machine in controls:
-                self._open(machine)
-        except BaseException:
-            self.close()
-            raise
-
-    def revive(self) -> None:
-        """Try to watch again the nodes that went away: a zygote starts them again within seconds."""
-        for machine in list(self.lost):
-            try:
-                self._open(machine)
-            except (NoNode, NodeLost):
-                continue
-
-    def _open(self, machine: str) -> None:
-        connection = NodeConnection.connect(self.controls[machine])
-        if machine in self._connections:
-            self._connections[machine].close()
-        self._connections[machine] = connection
-        self._events[machine] = connection.events("watch", tick_s=_AT_ONCE_S)
-        self.lost.pop(machine, None)
-        self._take(machine)  # the first step sends the question
-
-    def wait(self, timeout_s: float | None) -> bool:
-        """Until a row changes or a node goes away, at most `timeout_s`; whether that happened."""
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-            sources = {
-                self._connections[machine].fileno(): machine for machine in self._events if machine not in self.lost
-            }
-            poll = select.poll()
-            for source in sources:
-                poll.register(source, select.POLLIN)
-            ready = poll.poll(None if left_s is None else left_s * 1000)
-            if not ready:
-                return False
-            changed = [self._take(sources[source]) for source, _ in ready]
-            if True in changed:
-                return True
-
-    def until(self, done: Callable[[Mapping[AgentId, AgentRow]], bool], timeout_s: float | None) -> bool:
-        """Wait until `done(rows)`; False when `timeout_s` passes first, or every node has gone."""
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        while not done(self.rows):
-            left_s = None if deadline_s is None else deadline_s - time.monotonic()
-            if (left_s is not None and left_s <= 0) or len(self.lost) == len(self._events):
-                return False
-            self.wait(left_s)
-        return True
-
-    def close(self) -> None:
-        for connection in self._connections.values():
-            connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _take(self, machine: str) -> bool:
-        """Everything that has arrived from one node; whether it changed anything."""
-        changed = False
-        for event in self._events[machine]:
-            if event is None:
-                return changed
-            for row in self._rows_of(machine, event):
-                if self.rows.get(row.id) != row:
-                    self.rows[row.id] = row
-                    self.changed_s = time.monotonic()
-                    changed = True
-        self.lost[machine] = time.monotonic()
-        return True
-
-    def _rows_of(self, machine: str, event: Mapping[str, Any]) -> Iterator[AgentRow]:
-        for wire in event["rows"]:
-            owner = wire["id"].partition("/")[0]
-            if owner == machine or owner not in self.controls:
-                yield AgentRow.from_wire(wire)
-
-
 def number_of(hello: Mapping[str, Any]) -> int:
     """The revision that a node has according to its `hello`; 0: none."""
     return int(hello["revision"]["number"]) if hello["revision"] else 0
@@ -236,6 +196,21 @@ def number_of(hello: Mapping[str, Any]) -> int:
 
 def _is_newer(row: AgentRow, rows: Mapping[AgentId, AgentRow]) -> bool:
     return row.id not in rows or row.version > rows[row.id].version
+
+
+def _as_seen_here(
+    row: AgentRow, asked: Collection[str], silent_s: Mapping[str, float], clocks_s: Mapping[str, float]
+) -> AgentRow:
+    """A row with the times of this machine's clock, that says when its machine can't be reached."""
+    machine = row.id.machine
+    if machine in silent_s and machine not in asked:
+        was = "" if row.phase is Phase.UNREACHABLE else f"was {row.phase.value}; "
+        reason = f"{was}nothing heard of {machine} for {duration(silent_s[machine])}"
+        return replace(row, phase=Phase.UNREACHABLE, reason=reason, pid=None)
+    ahead_s = clocks_s.get(machine, 0.0)
+    if abs(ahead_s) < CLOCKS_AGREE_S:
+        return row
+    return replace(row, stamps=row.stamps.shifted(-ahead_s))
 
 
 def connect_when_listening(places: Places, *, within_s: float = LISTENS_WITHIN_S) -> NodeConnection:

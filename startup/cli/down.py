@@ -154,7 +154,7 @@ def _show(cluster: Cluster, agents: int) -> None:
     if not is_terminal(sys.stderr) or not agents:
         return
     with cluster.watch() as watch:
-        while len(watch.lost) < len(watch.controls):
+        while len(watch.lost) < len(watch.doors):
             left = sum(row.phase in ALIVE for row in watch.rows.values())
             sys.stderr.write(f"\rstopping: {agents - min(left, agents)}/{agents}\x1b[K")
             sys.stderr.flush()

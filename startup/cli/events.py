@@ -39,7 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.follow:
         return _follow(arguments)
     with Cluster.find(arguments.cluster) as cluster:
-        answers = list(cluster.ask_each("events_seen").values())
+        machines = cluster.ask("events_seen")["machines"]
+    answers = [told for told in machines.values() if told is not None]
+    note(
+        f"{machine} does not answer: its events are missing"
+        for machine in sorted(machines)
+        if machines[machine] is None
+    )
     if arguments.json:
         say_json(view.document(answers, pattern))
         return exits.DONE

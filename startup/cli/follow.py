@@ -5,18 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
 from agentkit.errors import NoNode
 from agentkit.names import AgentId
 from startup.cli import exits
-from startup.cli.cluster import Watch, number_of
+from startup.cli.cluster import Cluster, number_of
 from startup.cli.common import has_colour, is_terminal, note
-from startup.cli.tail import last_lines
-from startup.control import NodeConnection
+from startup.cli.logfeed import tails
+from startup.cli.watch import Watch
 from startup.errors import NodeLost
 from startup.plan.phase import Phase
 from startup.plan.row import AgentRow
@@ -126,12 +125,12 @@ def _counted(rows: Mapping[AgentId, AgentRow], aim: Aim) -> Mapping[AgentId, Age
 
 def _taken_from_us(watch: Watch, aim: Aim) -> tuple[End, str] | None:
     """Whether another command came after ours, or a node does not come back."""
-    for machine, control in watch.controls.items():
+    for machine, door in watch.doors.items():
         try:
-            with NodeConnection.connect(control, timeout_s=2.0) as connection:
+            with closing(door.open(timeout_s=2.0)) as connection:
                 hello = connection.ask("hello")
         except (NoNode, NodeLost, TimeoutError):
-            if machine in watch.lost and not Path(control).exists():
+            if machine in watch.lost and door.is_gone():
                 return "overtaken", f"overtaken: the node of {machine} was told to stop"
             continue
         revision = hello["revision"]
@@ -177,7 +176,9 @@ def _shower(stack: ExitStack, aim: Aim, began_s: float) -> Callable[[Mapping[Age
     return paint
 
 
-def log_tails(rows: Mapping[AgentId, AgentRow], wanted: Collection[AgentId]) -> dict[AgentId, list[str]]:
+def log_tails(
+    cluster: Cluster, rows: Mapping[AgentId, AgentRow], wanted: Collection[AgentId]
+) -> dict[AgentId, list[str]]:
     """The ends of the logs of those that failed, readable."""
     failed = [row for row in failed_rows(rows, wanted) if row.phase is Phase.FAILED and row.log]
-    return {row.id: plain(last_lines(row.log, TAIL_LINES))[-TAIL_LINES:] for row in failed}
+    return {id: plain(lines)[-TAIL_LINES:] for id, lines in tails(cluster, failed, TAIL_LINES).items()}

@@ -13,19 +13,17 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from agentkit.names import AgentId
 from startup.cli import exits
 from startup.cli.cluster import Cluster
 from startup.cli.common import choose, has_colour, note, say, say_json
-from startup.cli.tail import Follower, last_lines
+from startup.cli.logfeed import LogFeed
 from startup.plan.row import AgentRow
 from startup.view import logs as view
 
-#: Seconds between two looks at files that are followed: a person does not see less.
-LOOK_EVERY_S: Final = 0.2
 #: Longest column for names.
 _LABEL: Final = 20
 
@@ -39,24 +37,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0; a log that is not there yet is empty."""
+    """0; a log that is not there yet is empty, and a machine that does not answer is told of on stderr."""
     with Cluster.find(arguments.cluster) as cluster:
         _, rows = cluster.status()
-    chosen = set(choose(arguments.agents, [row.id for row in rows])) if arguments.agents else {row.id for row in rows}
-    shown = [row for row in rows if row.id in chosen and row.log]
-    # before the ends are read: nothing written in between is lost, though it may be shown twice
-    followers = [(row.id, Follower(row.log)) for row in shown] if arguments.follow else []
-    ended = view.merged(list(view.parse(row.id, last_lines(row.log, arguments.lines))) for row in shown)
-    if arguments.json and not arguments.follow:
-        say_json({"lines": [view.document(line) for line in ended]})
-        return exits.DONE
-    printer = _Printer(shown, as_json=arguments.json)
-    printer.show(list(ended))
-    if arguments.follow:
-        _follow(followers, printer)
-    elif not shown:
-        note("no agent has a log")
+        known = {row.id: row for row in rows}
+        chosen = choose(arguments.agents, known) if arguments.agents else list(known)
+        shown = [known[id] for id in chosen if known[id].log]
+        feed = LogFeed(cluster, shown)
+        ended = _merged(feed, feed.last(arguments.lines))
+        if arguments.json and not arguments.follow:
+            notes = {"notes": feed.notes} if feed.notes else {}
+            say_json({"lines": [view.document(line) for line in ended], **notes})
+            return exits.DONE
+        printer = _Printer(shown, as_json=arguments.json)
+        printer.show(ended)
+        if not shown:
+            note("no agent has a log")
+        _tell_notes(feed)
+        while arguments.follow:
+            now_s = time.time()
+            lines = _merged(feed, feed.come(), after_s=now_s)
+            if lines:
+                printer.show(lines)
+            _tell_notes(feed)
     return exits.DONE
+
+
+def _merged(feed: LogFeed, texts: Mapping[AgentId, Sequence[str]], after_s: float = 0.0) -> list[view.LogLine]:
+    """By time, as this machine's clock has it. `after_s`: the time of what tells none."""
+    clocks_s = feed.clocks_s
+    return list(
+        view.merged(
+            (view.parse(id, lines, after_s=after_s + clocks_s.get(id.machine, 0.0)) for id, lines in texts.items()),
+            ahead_s=clocks_s,
+        )
+    )
+
+
+def _tell_notes(feed: LogFeed) -> None:
+    note(feed.notes)
+    feed.notes.clear()
 
 
 class _Printer:
@@ -71,12 +91,3 @@ class _Printer:
             say(json.dumps(view.document(line), default=str) for line in lines)
         else:
             say(text for line in lines for text in view.render(line, label=self._label, colour=self._colour))
-
-
-def _follow(followers: Sequence[tuple[AgentId, Follower]], printer: _Printer) -> None:
-    while True:
-        time.sleep(LOOK_EVERY_S)
-        now_s = time.time()
-        come = [list(view.parse(id, follower.read(), after_s=now_s - LOOK_EVERY_S)) for id, follower in followers]
-        if any(come):
-            printer.show(list(view.merged(come)))

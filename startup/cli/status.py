@@ -16,7 +16,7 @@ from agentkit.names import AgentId
 from startup.cli import exits
 from startup.cli.cluster import Cluster
 from startup.cli.common import choose, has_colour, is_terminal, say, say_json, width_of
-from startup.cli.tail import last_lines
+from startup.cli.logfeed import tails
 from startup.plan.row import AgentRow
 from startup.view import document
 from startup.view.logs import plain
@@ -54,10 +54,10 @@ def _once(cluster: Cluster, arguments: argparse.Namespace) -> int:
     if arguments.json:
         told = document.status(cluster.name, answers, shown, time.time())
         if arguments.agent:
-            told["log_tail"] = {str(row.id): last_lines(row.log, TAIL_LINES) for row in shown}
+            told["log_tail"] = {str(id): lines for id, lines in tails(cluster, shown, TAIL_LINES).items()}
         say_json(told)
     else:
-        say(_lines(cluster.name, answers, shown, one=bool(arguments.agent)))
+        say(_lines(cluster, answers, shown, one=bool(arguments.agent)))
     return exits.DONE
 
 
@@ -67,7 +67,7 @@ def _watch(cluster: Cluster, arguments: argparse.Namespace) -> None:
     with LiveBoard(sys.stdout) as live:
         while True:
             answers, rows = cluster.status()
-            lines = _lines(cluster.name, answers, _shown(rows, arguments.agent), one=bool(arguments.agent))
+            lines = _lines(cluster, answers, _shown(rows, arguments.agent), one=bool(arguments.agent))
             _, height = live.size()
             split = [part for line in lines for part in line.splitlines() or [""]]
             hidden = len(split) - height
@@ -84,12 +84,13 @@ def _shown(rows: list[AgentRow], agent: str | None) -> list[AgentRow]:
     return [row for row in rows if row.id in chosen]
 
 
-def _lines(cluster: str, answers: list[dict[str, Any]], rows: list[AgentRow], *, one: bool) -> list[str]:
+def _lines(cluster: Cluster, answers: list[dict[str, Any]], rows: list[AgentRow], *, one: bool) -> list[str]:
     width, colour, now_s = width_of(sys.stdout), has_colour(sys.stdout), time.time()
     if not one:
-        return status_lines(cluster, answers, rows, now_s=now_s, width=width, colour=colour)
+        return status_lines(cluster.name, answers, rows, now_s=now_s, width=width, colour=colour)
     lines: list[str] = []
+    ends = tails(cluster, rows, TAIL_LINES)
     for row in rows:
-        tail = plain(last_lines(row.log, TAIL_LINES))
+        tail = plain(ends.get(row.id, []))
         lines += [*([""] if lines else []), *agent_lines(row, now_s=now_s, width=width, log_tail=tail, colour=colour)]
     return lines

@@ -1,4 +1,4 @@
-"""The ends of log files, and what is written to them from now on."""
+"""What is written to a log file of this machine from now on."""
 
 from __future__ import annotations
 
@@ -7,32 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-#: How much is read at a time, from the end of a file backwards.
+#: How much is read at a time.
 _BLOCK: Final = 64 * 1024
-
-
-def last_lines(path: str | Path, number: int) -> list[str]:
-    """The last `number` lines, those of the file rotated away before it (`PATH.1`) included; [] when there is no such file."""
-    lines = _last_lines(Path(path), number)
-    if len(lines) < number:
-        lines = _last_lines(Path(f"{path}.1"), number - len(lines)) + lines
-    return lines
-
-
-def _last_lines(path: Path, number: int) -> list[str]:
-    if number <= 0:
-        return []
-    try:
-        with path.open("rb") as file:
-            position = file.seek(0, os.SEEK_END)
-            data = b""
-            while position > 0 and data.count(b"\n") <= number:
-                size = min(_BLOCK, position)
-                position = file.seek(position - size)
-                data = file.read(size) + data
-    except OSError:
-        return []
-    return data.decode("utf-8", "replace").splitlines()[-number:]
 
 
 class Follower:

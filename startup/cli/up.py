@@ -208,7 +208,7 @@ class _Up:
         with cluster.watch() as watch:
             outcome = follow(watch, aim, began_s=self._began[0], timeout_s=arguments.timeout)
         self._dismiss(cluster, revision.fleet)
-        return report(arguments, aim, outcome, began=self._began)
+        return report(arguments, cluster, aim, outcome, began=self._began)
 
     def _running(self, cluster: Cluster, summaries: Collection[Mapping[str, Any] | None]) -> Revision | None:
         """The revision that the nodes follow; None when nothing shall run so far."""

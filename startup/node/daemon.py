@@ -20,13 +20,12 @@ import setproctitle
 import uvloop
 
 import startup.spec.wire  # noqa: F401 - takes 40 ms, and is needed as soon as a revision comes: imported in the boot process
-from agentkit._version import VERSION
 from agentkit.clock import SYSTEM_CLOCK
 from agentkit.directory.locate import NodeInfo
 from agentkit.observe import log as logs
 from agentkit.transport.context import close_context
 from agentkit.transport.notify import Notifier
-from startup.node import logfiles, vitals
+from startup.node import logfiles
 from startup.node.adoption import adopt
 from startup.node.control_server import ControlServer
 from startup.node.error_desk import OTHERS_S, ErrorDesk
@@ -35,6 +34,7 @@ from startup.node.events import NodeEvents
 from startup.node.exits import Exit, ExitWatch, gone
 from startup.node.feeds import Feeds
 from startup.node.hands import Hands, Running
+from startup.node.itself import Itself
 from startup.node.listeners import backlog_warning
 from startup.node.memory import Remembering
 from startup.node.mesh import Mesh
@@ -48,11 +48,12 @@ from startup.node.senses import Senses
 from startup.node.store import Incarnations, Remembered, Revisions
 from startup.node.table import ClusterTable
 from startup.node.turns import Turns
+from startup.node.views import Views
 from startup.node.zygotes import ZygoteKeeper
 from startup.plan.phase import ALIVE
 from startup.plan.process import Process
 from startup.plan.reconcile import Reconciler
-from startup.plan.revision import CONTROL_VERSION, Revision
+from startup.plan.revision import Revision
 from startup.plan.row import AgentRow
 from startup.plan.rows import LOOPBACK, Place
 
@@ -103,7 +104,6 @@ class Node:
         self.options = options
         self.is_ending = False
         self.ended: asyncio.Future[None] = loop.create_future()
-        self.started_s = SYSTEM_CLOCK.wall_s()
         self._loop = loop
         self._random = random or Random()
         self._early_exits: list[Exit] | None = []
@@ -127,6 +127,8 @@ class Node:
         self._mesh = Mesh(places, incarnations.take(), self, times)
         self._events = NodeEvents(places, self._mesh, self._revisions)
         self._senses.on_events = self._events.told
+        self._itself = Itself(options, self._revisions, self.turns, self._hands, self._zygote, self._events)
+        self._views = Views(places.machine, self._itself, self._mesh)
         self._errors = ErrorDesk(places, partial(self._mesh.ask_others, within_s=OTHERS_S))
         self._rules = ErrorRules(places, self.turns, self._errors)
         self._errors.on_stored = self._rules.stored
@@ -134,14 +136,15 @@ class Node:
         self._table.listen(self._tell_others)
         operations = Operations(
             self,
+            self._itself,
             self.turns,
             self._hands,
             self._table,
             feeds,
             self._revisions,
             self._mesh,
-            self._events,
-            more=self._errors.operations,
+            self._views,
+            more={"events": self._events.ensure, **self._errors.operations},
         )
         self._server = ControlServer(places.control, operations.handle)
         self._notify: NotifyServer | None = None
@@ -156,7 +159,7 @@ class Node:
             log.warning("node.backlog", hint=warning)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.leave)
-        self._notify = NotifyServer(places.notify, self._senses.hear)
+        self._notify = self._itself.notify = NotifyServer(places.notify, self._senses.hear)
         inherited = await self._zygote.start()
         revision = self._revisions.current
         self.turns.place = self._place(revision)
@@ -235,40 +238,9 @@ class Node:
 
     # -- operations.Owner
 
-    def facts(self) -> dict[str, Any]:
-        places, revision = self.options.places, self._revisions.current
-        return {
-            "cluster": places.cluster,
-            "machine": places.machine,
-            "version": VERSION,
-            "control_version": CONTROL_VERSION,
-            "pid": os.getpid(),
-            "file": revision.fleet.file if revision else self.options.file or None,
-            "project_root": revision.fleet.project_root if revision else None,
-            "run_dir": str(places.run),
-            "state_dir": str(places.state),
-            "started_s": self.started_s,
-        }
-
-    def vitals(self) -> dict[str, Any]:
-        return {
-            "pid": os.getpid(),
-            "uptime_s": SYSTEM_CLOCK.wall_s() - self.started_s,
-            "memory_mb": vitals.pss_mb(os.getpid()),
-            "zygote_pid": self._zygote.pid,
-            "zygote_memory_mb": vitals.pss_mb(self._zygote.pid) if self._zygote.pid else None,
-            "not_preloaded": dict(self._zygote.refused),
-            "wakeups": vitals.wakeups(),
-            "turns": self.turns.count,
-            "notifications_dropped": self._notify.dropped if self._notify else 0,
-        }
-
     def accept(self, revision: Revision) -> None:
         self._act_on(revision)
         self._write_info()
-
-    async def memory_mb(self) -> Mapping[str, float]:
-        return await vitals.pss_of({str(id): running.pid for id, running in self._hands.running.items()})
 
     def leave(self) -> None:
         self._core.leave()
@@ -296,7 +268,7 @@ class Node:
         return self._revisions.number
 
     def answers(self) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]:
-        return {"mesh.memory": lambda _: self.memory_mb(), "mesh.errors": self._errors.answer}
+        return {"mesh.errors": self._errors.answer, **self._views.answers}
 
     def _tell_others(self, rows: list[AgentRow]) -> None:
         own = [row for row in rows if row.id.machine == self.options.places.machine]
@@ -353,7 +325,7 @@ class Node:
             self._zygote.keep(str(id), fds)
 
     def _write_info(self) -> None:
-        places, facts = self.options.places, self.facts()
+        places, facts = self.options.places, self._itself.facts()
         info = NodeInfo(
             cluster=places.cluster,
             machine=places.machine,
@@ -362,7 +334,7 @@ class Node:
             mesh=self._mesh.endpoint,
             file=facts["file"],
             project_root=facts["project_root"],
-            started_s=self.started_s,
+            started_s=facts["started_s"],
         )
         places.announce(info)
 

@@ -9,7 +9,7 @@ whether the other's loop still runs.
     mesh.events {machine, endpoint}               my event relay is there
     mesh.sync  {machine, number, rows}            everything of my machine; replaces what you know of it
     mesh.rows  {machine, number, rows}            these have changed
-    mesh.memory {}                                -> {id: PSS in MB} of my agents, measured now
+    mesh.node, mesh.logs, mesh.events_seen        -> what my machine tells of itself (views.py)
     mesh.errors {what, arguments}                 -> what my agents reported (error_desk.py)
     mesh.bye   {machine, rows}                    my last words: I end on purpose
 """
@@ -111,19 +111,33 @@ class Mesh:
             if peer.channel is not None:
                 self._spawn(self._tell_events(peer), f"mesh:events {peer.machine}")
 
+    def others(self) -> list[str]:
+        """The machines that are there as far as is known, and those that are missed; not those that ended on purpose."""
+        return sorted(machine for machine, peer in self._peers.items() if not peer.said_bye)
+
+    def silent_s(self) -> dict[str, float]:
+        """Since when nothing has been heard of those that are not alive."""
+        now = now_s()
+        quiet = (peer for peer in self._peers.values() if peer.state is not PeerState.ALIVE)
+        return {peer.machine: round(now - peer.heard_s, 1) for peer in quiet}
+
+    async def ask(self, machine: str, method: str, said: Mapping[str, Any], within_s: float) -> Any:
+        """What one machine answers (Ears.answers); None when no answer came in time. One that is unreachable is not waited for."""
+        peer = self._peers.get(machine)
+        if peer is None or peer.state is PeerState.UNREACHABLE:
+            return None
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._ask(peer, method, said)
+        except (CallError, TimeoutError) as error:
+            log.debug("mesh.no_answer", machine=machine, method=method, error=str(error))
+            return None
+
     async def ask_others(self, method: str, said: Mapping[str, Any], within_s: float) -> dict[str, Any]:
-        """What the other machines answer (Ears.answers), by machine; None where no answer came in time."""
-
-        async def ask(peer: Peer) -> Any:
-            try:
-                async with asyncio.timeout(within_s):
-                    return await self._ask(peer, method, said)
-            except (CallError, TimeoutError) as error:
-                log.debug("mesh.no_answer", machine=peer.machine, method=method, error=str(error))
-                return None
-
-        asked = {machine: ask(peer) for machine, peer in self._peers.items() if not peer.said_bye}
-        return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+        """What all other machines answer, by machine; None where no answer came in time."""
+        asked = self.others()
+        answers = await asyncio.gather(*(self.ask(machine, method, said, within_s) for machine in asked))
+        return dict(zip(asked, answers, strict=True))
 
     async def bye(self) -> None:
         """Last words to everybody: this node ends on purpose, its rows are what they are now."""

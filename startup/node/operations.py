@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from agentkit.errors import BadRequest
 from agentkit.names import AgentId, Incarnation, matching
 from startup.errors import Refused
 from startup.node.control_server import Conversation, Telling
-from startup.node.events import NodeEvents
 from startup.node.feeds import Feeds
 from startup.node.hands import Hands
+from startup.node.itself import Itself
 from startup.node.mesh import Mesh
 from startup.node.store import Revisions
 from startup.node.table import ClusterTable
 from startup.node.turns import Turns
+from startup.node.views import Views
 from startup.plan.revision import Revision
 from startup.plan.rows import is_loopback
-
-#: How long other machines' answers are waited for in `status`, in seconds.
-OTHERS_S: Final = 2.0
 
 
 class Owner(Protocol):
@@ -30,20 +27,8 @@ class Owner(Protocol):
 
     is_ending: bool
 
-    def facts(self) -> dict[str, Any]:
-        """Who and where this node is."""
-        ...
-
-    def vitals(self) -> dict[str, Any]:
-        """How this node is."""
-        ...
-
     def accept(self, revision: Revision) -> None:
         """Act on a revision that was just stored."""
-        ...
-
-    async def memory_mb(self) -> Mapping[str, float]:
-        """PSS of this machine's agents, by id."""
         ...
 
     def leave(self) -> None:
@@ -57,18 +42,20 @@ class Operations:
     def __init__(
         self,
         owner: Owner,
+        itself: Itself,
         turns: Turns,
         hands: Hands,
         table: ClusterTable,
         feeds: Feeds,
         revisions: Revisions,
         mesh: Mesh,
-        events: NodeEvents,
+        views: Views,
         *,
         more: Mapping[str, Callable[[Mapping[str, Any]], Any]] | None = None,
     ) -> None:
         """`more`: operations that others perform."""
         self._owner = owner
+        self._itself = itself
         self._turns = turns
         self._core = turns.core
         self._hands = hands
@@ -76,6 +63,7 @@ class Operations:
         self._feeds = feeds
         self._revisions = revisions
         self._mesh = mesh
+        self._views = views
         self._operations: dict[str, Callable[[Mapping[str, Any]], Any]] = {
             "hello": self._hello,
             "ping": lambda _: {},
@@ -88,8 +76,7 @@ class Operations:
             "stop_node": self._stop_node,
             "revision": self._revision,
             "lend": self._lend,
-            "events": events.ensure,
-            "events_seen": lambda _: events.seen(self._core.processes.__contains__),
+            **views.operations,
             **(more or {}),
         }
 
@@ -109,7 +96,7 @@ class Operations:
         return perform(arguments)
 
     def _hello(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        return {**self._owner.facts(), "revision": self._revisions.summary()}
+        return {**self._itself.facts(), "revision": self._revisions.summary()}
 
     def _propose(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         if self._owner.is_ending:
@@ -139,20 +126,17 @@ class Operations:
         return {"agents": [str(id) for id in retried]}
 
     async def _status(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        memory: dict[str, float] = {}
-        if arguments.get("memory"):
-            own, others = await asyncio.gather(
-                self._owner.memory_mb(), self._mesh.ask_others("mesh.memory", {}, OTHERS_S)
-            )
-            for found in (own, *others.values()):
-                memory.update(found or {})
+        """`memory`: of agents, measured now; `others`: also of other machines, and what these tell of their nodes, but those of `but`."""
+        measured, asks = bool(arguments.get("memory")), bool(arguments.get("others"))
+        but = tuple(arguments.get("but") or ()) if asks else None
+        memory, others = await self._views.nodes(memory=measured, but=but)
         rows = (replace(row, memory_mb=memory.get(str(row.id))) for row in self._table.rows())
         return {
-            "machine": self._core.machine,
-            "node": self._owner.vitals(),
-            "revision": self._revisions.summary(),
+            **self._itself.own(),
             "peers": self._mesh.states(),
+            "silent_s": self._mesh.silent_s(),
             "revisions": {self._core.machine: self._revisions.number, **self._mesh.numbers()},
+            "others": others,
             "agents": [row.to_wire() for row in rows],
         }
 

@@ -10,6 +10,9 @@ from agentkit.directory.base import AgentRecord
 from agentkit.names import AgentId, Incarnation
 from startup.plan.phase import Health, Phase
 
+#: Clocks of two machines that differ by less are taken as equal, in seconds: what is measured is true to half of what an answer takes.
+CLOCKS_AGREE_S: Final = 0.5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamps:
@@ -21,6 +24,11 @@ class Stamps:
     importing_s: float | None = None
     starting_s: float | None = None  #: imported; __init__ and on_start begin
     ready_s: float | None = None
+
+    def shifted(self, by_s: float) -> Stamps:
+        """The same moments on a clock that is `by_s` ahead."""
+        moments = {name: getattr(self, name) for name in _STAMPS}
+        return Stamps(**{name: None if moment is None else moment + by_s for name, moment in moments.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,7 +121,10 @@ def why(row: AgentRow) -> str:
 def status(
     cluster: str, answers: Iterable[Mapping[str, Any]], rows: Iterable[AgentRow], now_s: float
 ) -> dict[str, Any]:
-    """What `status --json` prints. `answers`: of the `status` operation, one per node that was asked."""
+    """What `status --json` prints. `answers`: of the `status` operation, one per node that told of itself."""
+    answers = list(answers)
+    told = {answer["machine"] for answer in answers}
+    silent_s = {machine: age_s for answer in answers for machine, age_s in answer.get("silent_s", {}).items()}
     return {
         "cluster": cluster,
         "nodes": [
@@ -130,8 +133,10 @@ def status(
                 "node": answer["node"],
                 "revision": answer["revision"],
                 "peers": answer["peers"],
+                "clock_s": answer.get("clock_s", 0.0),
             }
             for answer in answers
         ],
+        "silent_s": {machine: age_s for machine, age_s in sorted(silent_s.items()) if machine not in told},
         "agents": [agent_with_figures(row, now_s) for row in rows],
     }

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 from agentkit.names import AgentId
@@ -40,9 +41,11 @@ def parse(id: AgentId, texts: Iterable[str], *, after_s: float = 0.0) -> Iterato
         yield LogLine(id=id, time_s=latest_s, text=text, fields=fields)
 
 
-def merged(files: Iterable[Iterable[LogLine]]) -> Iterator[LogLine]:
-    """All lines by time; lines of one file keep their order."""
-    return heapq.merge(*files, key=lambda line: line.time_s)
+def merged(
+    files: Iterable[Iterable[LogLine]], ahead_s: Mapping[str, float] = MappingProxyType({})
+) -> Iterator[LogLine]:
+    """All lines by time; lines of one file keep their order. `ahead_s`: by how much a machine's clock is ahead of ours."""
+    return heapq.merge(*files, key=lambda line: line.time_s - ahead_s.get(line.id.machine, 0.0))
 
 
 def render(line: LogLine, *, label: int, colour: bool = False) -> list[str]:

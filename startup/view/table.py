@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from startup.plan.phase import Phase
-from startup.plan.row import AgentRow
+from startup.plan.row import CLOCKS_AGREE_S, AgentRow
 from startup.view.colour import BOLD, DIM, of_row, paint, state_of
 from startup.view.document import endpoint, uptime_s, why
 from startup.view.words import columns, count, cut, duration, fit, number
@@ -37,12 +37,14 @@ def status_lines(
     heading, *lines = columns(table, right=_RIGHT_WIDE if width >= WIDE else _RIGHT, width=width, paint=painted)
     lines = [_unfold(line, cells[-1], width) for line, cells in zip(lines, table[1:], strict=True)]
     result = [*_cluster_lines(cluster, answers, ordered, now_s, width), *_disagreements(answers), "", heading]
-    nodes = {answer["machine"]: answer["node"] for answer in answers}
+    told = {answer["machine"]: answer for answer in answers}
     peers = {machine: state for answer in answers for machine, state in answer["peers"].items()}
-    machines = sorted({*nodes, *peers, *(str(row.id.machine) for row in ordered)})
+    silent_s = {machine: age_s for answer in answers for machine, age_s in answer.get("silent_s", {}).items()}
+    machines = sorted({*told, *peers, *(str(row.id.machine) for row in ordered)})
     for machine in machines:
-        result.append(paint(_machine_line(machine, nodes.get(machine), peers.get(machine)), DIM, on=colour))
-        result += [line for row, line in zip(ordered, lines, strict=True) if row.id.machine == machine]
+        own = [line for row, line in zip(ordered, lines, strict=True) if row.id.machine == machine]
+        head = _machine_line(machine, told.get(machine), peers.get(machine), silent_s.get(machine), is_held=bool(own))
+        result += [paint(fit(head, width), DIM, on=colour), *own]
     return result
 
 
@@ -132,19 +134,34 @@ def _cluster_lines(
     return [f"{first}; {second}"] if len(first) + len(second) + 2 <= width else [fit(first, width), fit(second, width)]
 
 
-def _machine_line(machine: str, node: Mapping[str, Any] | None, peer: str | None) -> str:
-    if node is None:
+def _machine_line(
+    machine: str, answer: Mapping[str, Any] | None, peer: str | None, silent_s: float | None, *, is_held: bool
+) -> str:
+    if peer == Phase.UNREACHABLE and answer is None:
+        since = f" for {duration(silent_s)}" if silent_s is not None else ""
+        held = "; its agents are listed as they were last told of" if is_held else ""
+        return f"{machine}: unreachable{since}{held}"
+    if answer is None:
         return f"{machine}: {peer or 'no node seen'}"
+    node, ahead_s = answer["node"], answer.get("clock_s", 0.0)
     memory = node.get("memory_mb")
-    return f"{machine}: node {node['pid']}, up {duration(node['uptime_s'])}" + (
-        f", {memory:.0f} MB" if memory is not None else ""
-    )
+    line = f"{machine}: node {node['pid']}, up {duration(node['uptime_s'])}"
+    line += f", {memory:.0f} MB" if memory is not None else ""
+    if abs(ahead_s) >= CLOCKS_AGREE_S:
+        line += f", its clock {duration(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}"
+    return line
 
 
 def _disagreements(answers: Sequence[Mapping[str, Any]]) -> list[str]:
     """Machines that act on different revisions: an operator has to know."""
     numbers = {machine: number for answer in answers for machine, number in answer.get("revisions", {}).items()}
-    if len(set(numbers.values())) < 2:
+    told = {answer["machine"]: answer["revision"] for answer in answers if answer["revision"]}
+    numbers |= {machine: revision["number"] for machine, revision in told.items()}
+    digests = {revision.get("digest") for revision in told.values()}
+    if len(set(numbers.values())) < 2 and len(digests) < 2:
         return []
-    each = ", ".join(f"{machine} {number}" for machine, number in sorted(numbers.items()))
-    return [f"machines are on different revisions ({each}): run `agentkit up` again"]
+    each = [
+        f"{machine} {number}" + (f" by {told[machine]['author']}" if machine in told else "")
+        for machine, number in sorted(numbers.items())
+    ]
+    return [f"machines are on different revisions ({', '.join(each)}): `agentkit up` brings them together"]

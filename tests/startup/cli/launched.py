@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from agentkit.directory.locate import node_files
@@ -184,15 +185,27 @@ class Launched:
     def run(self, *words: str) -> Result:
         return self.execute(sys.executable, "-m", "startup", *words)
 
-    def begin(self, *command: str) -> subprocess.Popen[str]:
+    def run_on(self, machine: str, *words: str) -> Result:
+        """A command that finds the node of `machine` only, as one that is typed there does."""
+        return self.execute(sys.executable, "-m", "startup", *words, more_environment=self.on(machine))
+
+    def on(self, machine: str) -> dict[str, str]:
+        """What a command's environment has beside, for `run_on`."""
+        root = self.folder / f"on-{machine}"
+        if not root.exists():
+            (root / self.cluster).mkdir(parents=True)
+            (root / self.cluster / machine).symlink_to(self.place(machine).run)
+        return {"AGENTKIT_RUN_DIR": str(root)}
+
+    def begin(self, *command: str, more_environment: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen[str]:
         """Any program, in the fleet's folder and environment."""
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=pipe, stderr=pipe, text=True)
+        pipe, environment = subprocess.PIPE, {**self.environment, **more_environment}
+        process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True)
         self._begun.append(process)
         return process
 
-    def execute(self, *command: str) -> Result:
-        process = self.begin(*command)
+    def execute(self, *command: str, more_environment: Mapping[str, str] = MappingProxyType({})) -> Result:
+        process = self.begin(*command, more_environment=more_environment)
         try:
             out, err = process.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:

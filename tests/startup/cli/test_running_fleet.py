@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from typing import Any
@@ -99,6 +101,24 @@ def test_describe_lists_methods(fleet: Launched) -> None:
     assert set(told["methods"]) == {"echo", "fail", "pid"}
 
 
+def test_one_node_shows_what_the_nodes_of_all_machines_know(fleet: Launched) -> None:
+    told = fleet.run_on("m1", "status", "--json").json
+    assert [(agent["machine"], agent["instance"], agent["memory_mb"] > 0) for agent in told["agents"]] == [
+        ("m1", "Aside", True), ("m1", "Base", True), ("m1", "Top", True), ("m2", "Middle", True),
+    ]  # fmt: skip
+    assert {node["machine"]: node["node"]["pid"] for node in told["nodes"]} == {
+        node["machine"]: node["node"]["pid"] for node in fleet.run("status", "--json").json["nodes"]
+    }
+    assert "started with two words" in fleet.run_on("m1", "status", "Middle").out
+    assert "m2: node " in fleet.run_on("m1", "status").out
+    lines = fleet.run_on("m1", "logs", "--json").json["lines"]
+    assert {line["agent"] for line in lines} == {"m1/Base", "m1/Top", "m1/Aside", "m2/Middle"}
+    stamps = [line["timestamp"] for line in lines if line["timestamp"]]
+    assert stamps == sorted(stamps)
+    assert fleet.run_on("m1", "call", "Middle", "echo", "text=far").out == "far\n"
+    assert len(fleet.run_on("m1", "timeline", "--json").json["agents"]) == 4
+
+
 def test_logs_are_merged_and_can_be_limited_to_agents(fleet: Launched) -> None:
     lines = fleet.run("logs", "--json").json["lines"]
     assert {line["agent"] for line in lines} == {"m1/Base", "m1/Top", "m1/Aside", "m2/Middle"}
@@ -187,3 +207,17 @@ def test_status_is_found_without_a_name_where_one_cluster_runs_and_not_by_a_wron
     missing: Any = fleet.run("status", "--cluster", "elsewhere", "--json")
     assert missing.code == 4
     assert missing.json["error"]["code"] == "NoNode"
+
+
+def test_logs_of_another_machine_are_followed_through_this_ones_node(fleet: Launched) -> None:
+    place = fleet.place("m2").log("Middle")
+    words = [sys.executable, "-m", "startup", "logs", "Middle", "-f", "-n", "1"]
+    with fleet.begin(*words, more_environment=fleet.on("m1")) as following:
+        assert following.stdout is not None
+        following.stdout.readline()
+        for number in range(3):
+            with place.open("a") as log:
+                log.write(f"line {number}\n")
+            assert following.stdout.readline().endswith(f"line {number}\n")
+        following.send_signal(signal.SIGINT)
+    assert following.returncode == 130

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from startup.cli.tail import Follower, last_lines
+from startup.cli.tail import Follower
+from startup.node.logread import last_lines
 
 
 @pytest.mark.parametrize("number", [0, 1, 3, 5000, 20_000])

@@ -231,7 +231,7 @@ def test_a_fleet_over_two_nodes_starts_in_order_and_each_node_knows_all(two: Nod
     assert rows["m/A"].stamps.ready_s <= rows["n/B"].stamps.forked_s <= rows["m/C"].stamps.forked_s  # type: ignore[operator]
     other = two.wait(lambda rows: len(rows) == 3 and all(row.phase is Phase.READY for row in rows.values()), "n")
     assert {id: row.pid for id, row in other.items()} == {id: row.pid for id, row in rows.items()}
-    answer = two.ask("n", "status", memory=True)
+    answer = two.ask("n", "status", memory=True, others=True)
     assert all(row["memory_mb"] for row in answer["agents"])
     assert (answer["peers"], answer["revisions"]) == ({"m": "alive"}, {"m": 1, "n": 1})
     two.up(down=True)

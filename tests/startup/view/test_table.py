@@ -35,7 +35,10 @@ def test_status_of_84_agents_is_one_line_each(width: int) -> None:
 
 def test_machines_on_different_revisions_are_told() -> None:
     lines = status_lines("c", [answer(revisions={"main_pc": 7, "pc2": 6})], [], now_s=T0_S, width=80)
-    assert "machines are on different revisions (main_pc 7, pc2 6)" in "\n".join(lines)
+    assert (
+        "machines are on different revisions (main_pc 7 by ops@pc, pc2 6): `agentkit up` brings them together"
+        in "\n".join(lines)
+    )
 
 
 def test_colours_do_not_move_columns() -> None:
