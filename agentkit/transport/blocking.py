@@ -14,7 +14,6 @@ from agentkit.errors import (
     Draining,
     InternalError,
     PeerLost,
-    Unauthenticated,
     Unreachable,
     from_wire,
 )
@@ -42,6 +41,7 @@ class BlockingChannel:
         *,
         expected: Incarnation = Incarnation(0),
         limits: Limits = Limits(),
+        dial: dealer.Dial | None = None,
     ) -> None:
         self.label = label
         self.endpoint = endpoint
@@ -50,10 +50,11 @@ class BlockingChannel:
         self.is_usable = True
         self.is_in_use = False  #: its owner's: a call is under way
         self._is_connected = False
+        self.dial = dial
         self._limits = limits
         self._next_id = 1
         self._pack = values.Packer().pack
-        self._sock = dealer.opened(limits)
+        self._sock = dealer.opened(limits, dial)
         self._ears = watched(self._sock, int(LOST | REFUSED | zmq.EVENT_CONNECTED))
         self._both = (self._sock, self._ears)
         self._sock.connect(endpoint)
@@ -202,15 +203,15 @@ class BlockingChannel:
                     return message, received
 
     def _hear(self, *, sent: bool) -> None:
-        event, _ = event_of(frames.receive(self._ears))
+        event, value = event_of(frames.receive(self._ears))
         if event == zmq.EVENT_CONNECTED:
             self._is_connected = True
-        elif event == REFUSED:
-            raise self._broken(Unauthenticated(f"{self.label} does not accept our key"))
+        elif (refusal := dealer.refusal(self.label, event, value, self.dial)) is not None:
+            raise self._broken(refusal)
         elif sent:
             raise self._broken(PeerLost(f"{self.label}: its connection went"))
         elif self._is_connected:
-            raise self._broken(Draining(f"{self.label}: its connection went before WELCOME"))
+            raise self._broken(Draining(f"{self.label}: {dealer.lost_because(event, self.dial)} before WELCOME"))
         else:
             raise self._broken(Unreachable(f"{self.label}: nobody listens at {self.endpoint}"))
 

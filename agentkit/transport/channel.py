@@ -20,7 +20,6 @@ from agentkit.errors import (
     Draining,
     InternalError,
     PeerLost,
-    Unauthenticated,
     from_wire,
 )
 from agentkit.names import Incarnation
@@ -61,15 +60,18 @@ class Channel:
         *,
         expected: Incarnation = Incarnation(0),
         limits: Limits = Limits(),
+        dial: dealer.Dial | None = None,
         on_end: Callable[[Channel], None] = lambda _: None,
     ) -> None:
-        """Connects at once. `expected` 0 accepts any life. `on_end` is called when it takes no calls any more and is closed."""
+        """Connects at once. `expected` 0 accepts any life. `dial`: the keys of an encrypted connection.
+        `on_end` is called when it takes no calls any more and is closed."""
         self.label = label
         self.endpoint = endpoint
         self.expected = expected
         self.state = State.OPENING
         self.peer: ak.Welcome | None = None
         self.is_connected = False
+        self.dial = dial
         self._limits = limits
         self._on_end = on_end
         self._pack = values.Packer().pack
@@ -82,7 +84,7 @@ class Channel:
         self._peer_limits = Limits()
         self._deadlines = DeadlineQueue(self._loop, self._on_deadline)
         self._vigil = Vigil(self._loop, is_owed=lambda: self.in_flight > 0, ask=self.ping, lose=self._lose)
-        self._sock = dealer.opened(limits)
+        self._sock = dealer.opened(limits, dial)
         self._sock.sndhwm = self._sock.rcvhwm = 0  # bounded by the calls in flight, which the peer limits
         self._monitor = Monitor(self._sock, int(LOST | REFUSED | zmq.EVENT_CONNECTED), self._on_connection)
         self._sock.connect(endpoint)
@@ -338,15 +340,14 @@ class Channel:
 
     # -- losing -------------------------------------------------------------------------------------------------------
 
-    def _on_connection(self, event: int, _value: int) -> None:
+    def _on_connection(self, event: int, value: int) -> None:
         if event == zmq.EVENT_CONNECTED:
             self.is_connected = True
-        elif event == REFUSED:
-            error = Unauthenticated(f"{self.label} does not accept our key")
-            self._end(error, waiting=error)
+        elif (refusal := dealer.refusal(self.label, event, value, self.dial)) is not None:
+            self._end(refusal, waiting=refusal)
         else:
             self._reader.drain_now()  # answers that came before the end count
-            self._lose("its connection went")
+            self._lose(dealer.lost_because(event, self.dial))
 
     def _lose(self, why: str) -> None:
         if self.state is State.CLOSED:

@@ -9,12 +9,20 @@ import contextlib
 import socket as stdlib_socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import zmq
 
 from agentkit.clock import now_s
-from agentkit.errors import BadRequest, CallError, Draining, Overloaded, TooLarge, UnsupportedVersion
+from agentkit.errors import (
+    BadRequest,
+    CallError,
+    Draining,
+    Overloaded,
+    TooLarge,
+    Unauthenticated,
+    UnsupportedVersion,
+)
 from agentkit.observe.log import get_logger
 from agentkit.resilience.deadline import Deadline
 from agentkit.transport import adopt, context, frames
@@ -29,6 +37,10 @@ from agentkit.transport.strikes import Strikes
 from agentkit.wire import codec, plain, shared
 from agentkit.wire import envelope as ak
 from agentkit.wire.envelope import AK1_VERSION, Limits
+
+if TYPE_CHECKING:
+    from agentkit.security.ring import Keyring
+    from agentkit.security.roles import Holder
 
 log = get_logger("agentkit.inbox")
 
@@ -60,7 +72,10 @@ class Receiver(Protocol):
 class Inbox:
     """Takes calls on the endpoints that it is bound to. Belongs to the running loop; who opens it closes it."""
 
-    def __init__(self, me: Identity, receiver: Receiver, *, limits: Limits = Limits()) -> None:
+    def __init__(
+        self, me: Identity, receiver: Receiver, *, limits: Limits = Limits(), keys: Keyring | None = None
+    ) -> None:
+        """`keys`: what `bind` and `adopt` encrypt with, and whom they let in, where that is asked for."""
         self.me = me
         self.limits = limits
         self.bad_frames = 0
@@ -86,7 +101,14 @@ class Inbox:
         }
         self._sock = context.socket(zmq.ROUTER, max_frame_bytes=limits.frame_bytes)
         self._sock.router_mandatory = True
-        self._monitor = Monitor(self._sock, _EVENTS, self._on_connection)
+        self._door = None
+        events = _EVENTS
+        if keys is not None:
+            from agentkit.transport import door  # who has no keys does not pay for them
+
+            self._door = door.Door(self._sock, keys, self._on_keys)
+            events |= door.TURNED_AWAY
+        self._monitor = Monitor(self._sock, events, self._on_connection)
         self._reader = Reader(self._sock, self._on_frames, take=self._strikes.receive)
         self._outbox = Outbox(self._sock, self._reader.poke, self._lose)
         self._plain = PlainCallers(me.id, limits, self._outbox.send_raw)
@@ -95,17 +117,35 @@ class Inbox:
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
-    def bind(self, endpoint: str) -> str:
-        """Listen on `endpoint` ("tcp://127.0.0.1:*" lets the kernel choose); returns the one it got."""
-        self._sock.bind(endpoint)
+    def bind(self, endpoint: str, *, encrypted: bool = False) -> str:
+        """Listen on `endpoint` ("tcp://127.0.0.1:*" lets the kernel choose); returns the one it got. `encrypted`: for known keys
+        only; plain addresses have to be bound before."""
+        with self._guarded(encrypted):
+            self._sock.bind(endpoint)
         self._reader.poke()
         return bytes(self._sock.last_endpoint).decode()  # type: ignore[arg-type]
 
-    def adopt(self, listener: stdlib_socket.socket) -> str:
-        """Accept on a listener that was handed down; it stays open and the caller's. Returns its endpoint."""
-        endpoint = adopt.bind_adopted(self._sock, listener)
+    def adopt(self, listener: stdlib_socket.socket, *, encrypted: bool = False) -> str:
+        """Accept on a listener that was handed down; it stays open and the caller's. Returns its endpoint. `encrypted` as in `bind`."""
+        with self._guarded(encrypted):
+            endpoint = adopt.bind_adopted(self._sock, listener)
         self._reader.poke()
         return endpoint
+
+    def _guarded(self, encrypted: bool) -> contextlib.AbstractContextManager[None]:
+        if not encrypted:
+            return contextlib.nullcontext()
+        assert self._door is not None, "an inbox without keys can't encrypt"
+        return self._door.encrypted()
+
+    def identity(self, peer: Peer) -> Holder | None:
+        """Whose key `peer` came in with; None: it came by an address without encryption, or its key was revoked."""
+        return self._door.holder(peer.entry) if self._door is not None else None
+
+    @property
+    def turned_away(self) -> int:
+        """Connections that did not come in: no key, an unknown key, no CURVE."""
+        return self._door.turned_away if self._door is not None else 0
 
     @property
     def peers(self) -> tuple[Peer, ...]:
@@ -163,6 +203,8 @@ class Inbox:
         if self._probe_timer is not None:
             self._probe_timer.cancel()
         self._sock.close(linger=linger_ms)
+        if self._door is not None:
+            self._door.close()
 
     def safety_check(self) -> int:
         """Takes what an unseen edge left lying; how much that was (0 unless the reader's rule was broken somewhere)."""
@@ -218,7 +260,11 @@ class Inbox:
 
     def _on_hello(self, routing_id: bytes, hello: ak.Hello) -> None:
         refusal: CallError | None = None
-        if hello.version != AK1_VERSION:
+        door = self._door
+        entry = door.entry(self._strikes.header) if door is not None else None
+        if entry is not None and door is not None and door.holder(entry) is None:
+            refusal = Unauthenticated(f"{self.me.id}: your key was revoked")
+        elif hello.version != AK1_VERSION:
             refusal = UnsupportedVersion(f"AK1 version {hello.version} is not spoken here, {AK1_VERSION} is")
         elif len(self._peers) >= MAX_PEERS:
             refusal = Overloaded(f"{MAX_PEERS:,} channels are open", details={"retry_after_ms": 1000})
@@ -235,6 +281,7 @@ class Inbox:
             ):  # somebody who chooses their own routing id came back: their earlier calls are orphans
                 self._lose(before)
             peer = Peer(routing_id, hello.name[:MAX_NAME], hello.instance[:MAX_NAME], hello.limits, hello.capabilities)
+            peer.entry = entry
             self._peers[routing_id] = peer
             me = self.me
             welcome = ak.Welcome(
@@ -244,6 +291,9 @@ class Inbox:
 
     def _on_request(self, peer: Peer, request: ak.Request, content: Sequence[Any]) -> None:
         self.last_activity_s = now_s()
+        if peer.entry is not None and not self._door.is_still(peer.entry, self._strikes.header):  # type: ignore[union-attr]
+            self._put_out(peer)
+            return
         id, method, budget_ms, flags, meta = request
         if id <= peer.last_id:
             self._on_garbage(peer.routing_id, "a request id was used before", id)
@@ -273,8 +323,9 @@ class Inbox:
 
     def _on_plain(self, routing_id: bytes, received: list[bytes]) -> None:
         self.last_activity_s = now_s()
+        entry = self._door.entry(self._strikes.header) if self._door is not None else None
         try:
-            inbound = self._plain.take(routing_id, received, is_channel=routing_id in self._peers)
+            inbound = self._plain.take(routing_id, received, is_channel=routing_id in self._peers, entry=entry)
         except plain.Unreadable as error:
             self._count_bad(routing_id, error.message)
             return
@@ -339,9 +390,24 @@ class Inbox:
 
     # -- losing -------------------------------------------------------------------------------------------------------
 
+    def _on_keys(self) -> None:
+        """Keys came or went: whoever is nobody any more goes, with what runs for them."""
+        for peer in self.peers:
+            if peer.entry is not None and self.identity(peer) is None:
+                self._put_out(peer)
+
+    def _put_out(self, peer: Peer) -> None:
+        log.warning("inbox.put_out", peer=peer.instance, why="its key is not known any more")
+        self._outbox.lost += 1
+        self._lose(peer)
+        self._door.put_out(peer.entry)  # type: ignore[union-attr]
+
     def _on_connection(self, event: int, _value: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
             self._connections += 1
+            return
+        if event != zmq.EVENT_DISCONNECTED:
+            self._door.note(event)  # type: ignore[union-attr]
             return
         self._connections -= 1
         # A ROUTER is not told whose connection went. Whoever can't be reached any more is found by sending to them.

@@ -31,6 +31,7 @@ class Peer:
     __slots__ = (
         "backlog",
         "backlog_bytes",
+        "entry",
         "in_flight",
         "instance",
         "kept",
@@ -55,6 +56,7 @@ class Peer:
         self.name = name
         self.instance = instance
         self.limits = limits
+        self.entry: Any = None  #: door.Entry: the key that it came in with; None: with none
         self.says_bye = READS_ONLY_IN_CALLS not in capabilities
         self.may_batch = BATCHES in capabilities and limits.frame_bytes >= BATCH_FRAME_BYTES
         self.may_share = may_share(capabilities)

@@ -49,8 +49,10 @@ class PlainCallers:
         """How long they have to go on asking nothing until they count as quiet, in seconds; 0: they do."""
         return max(0.0, self._last_s + QUIET_S - now_s())
 
-    def take(self, routing_id: bytes, received: list[bytes], *, is_channel: bool) -> Inbound | None:
-        """A request to be run; None when it was answered here. plain.Unreadable after it was answered so."""
+    def take(
+        self, routing_id: bytes, received: list[bytes], *, is_channel: bool, entry: object = None
+    ) -> Inbound | None:
+        """A request to be run; None when it was answered here. plain.Unreadable after it was answered so. `entry`: Peer.entry."""
         self.have_come = True
         self._last_s = now_s()
         try:
@@ -62,6 +64,7 @@ class PlainCallers:
             raise
         peer = self._peers.get(routing_id) or Peer(routing_id, "", "", self._limits)
         peer.name = str(asked.meta.get("source_agent", ""))[:MAX_NAME]
+        peer.entry = entry
         peer.last_id += 1
         inbound = Inbound(peer, peer.last_id, asked.verb, None, asked.meta, b"", [], asked)
         peer.in_flight[inbound.id] = inbound

@@ -39,11 +39,11 @@ class Strikes:
         self.cut: dict[bytes, None] = {}
         self.total = 0  #: connections that were ended
         self._records: dict[bytes, _Record] = {}
-        self._header: zmq.Frame | None = None
+        self.header: zmq.Frame | None = None  #: of the message that was read last
 
     def receive(self, sock: zmq.Socket[Any]) -> frames.Frames:
         """`frames.receive_routed`."""
-        received, self._header = frames.receive_routed(sock)
+        received, self.header = frames.receive_routed(sock)
         return received
 
     def strike(self, routing_id: bytes) -> bool:
@@ -68,20 +68,28 @@ class Strikes:
         return True
 
     def _reach(self, cut_if: Any = None) -> Any:
-        """The address at the other end of the last message's connection, None when it has none any more. Cuts it if it is `cut_if`."""
-        assert self._header is not None
+        """`reach` of the last message's connection."""
+        assert self.header is not None
         try:
-            duplicate = os.dup(int(self._header.get(zmq.SRCFD)))
-        except (OSError, zmq.ZMQError):
+            return reach(int(self.header.get(zmq.SRCFD)), cut_if)
+        except zmq.ZMQError:
             return None
-        with closing(socket.socket(fileno=duplicate)) as connection:
-            try:
-                address = connection.getpeername()
-                if address == cut_if:
-                    connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return None
-            return address
+
+
+def reach(descriptor: int, cut_if: Any = None) -> Any:
+    """The address at the other end of a connection of libzmq's, None when it has none any more. Cuts it if it is `cut_if`."""
+    try:
+        duplicate = os.dup(descriptor)
+    except OSError:
+        return None
+    with closing(socket.socket(fileno=duplicate)) as connection:
+        try:
+            address = connection.getpeername()
+            if address == cut_if:
+                connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return None
+        return address
 
 
 def _keep(known: dict[bytes, Any], key: bytes, value: Any) -> None:
