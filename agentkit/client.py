@@ -29,6 +29,7 @@ from agentkit.directory.mesh import MeshDirectory, bare_name
 from agentkit.directory.static import StaticDirectory
 from agentkit.errors import NoNode, Unreachable, from_wire
 from agentkit.names import AgentId, AgentName, MachineName
+from agentkit.observe.trace import DEFAULT_SAMPLE, Tracer
 from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, Deadline
 from agentkit.resilience.policy import SCRIPT_CALLS
 from agentkit.transport.peer import Identity
@@ -44,11 +45,18 @@ class Client:
     """Calls from a running event loop. An async context manager."""
 
     def __init__(
-        self, *, node: str | None = None, cluster: str | None = None, peers: Mapping[str, str] | None = None
+        self,
+        *,
+        node: str | None = None,
+        cluster: str | None = None,
+        peers: Mapping[str, str] | None = None,
+        trace_sample: float = DEFAULT_SAMPLE,
     ) -> None:
         """`node`: path of a node's control socket; `cluster`: its cluster's name; `peers`: name -> endpoint instead of a node.
-        With none of them the node is found as the command line finds it. NoNode when there is none."""
+        With none of them the node is found as the command line finds it. NoNode when there is none. `trace_sample`: the part of its
+        calls that is traced (docs/tracing.md)."""
         path, here = (None, "local") if peers is not None else _node(node, cluster)
+        self.tracer = Tracer(trace_sample)
         self._directory: Directory = (
             MeshDirectory(path, here=here, on_connected=self._reconnected)
             if path
@@ -59,7 +67,7 @@ class Client:
         self._events: ClientEvents | None = None
 
     async def __aenter__(self) -> Self:
-        self._caller = Caller(self._me, self._directory, policy=SCRIPT_CALLS)
+        self._caller = Caller(self._me, self._directory, policy=SCRIPT_CALLS, tracer=self.tracer)
         return self
 
     async def __aexit__(
@@ -128,7 +136,12 @@ class BlockingClient:
     """The same for code without an event loop. A context manager; threads may share it."""
 
     def __init__(
-        self, *, node: str | None = None, cluster: str | None = None, peers: Mapping[str, str] | None = None
+        self,
+        *,
+        node: str | None = None,
+        cluster: str | None = None,
+        peers: Mapping[str, str] | None = None,
+        trace_sample: float = DEFAULT_SAMPLE,
     ) -> None:
         """Arguments as Client's."""
         path, here = (None, "local") if peers is not None else _node(node, cluster)
@@ -136,7 +149,8 @@ class BlockingClient:
         self._here = here
         self._static = StaticDirectory(peers, here=here)
         self._known: dict[str, tuple[float, tuple[AgentRecord, ...]]] = {}
-        self._caller = BlockingCaller(_identity(here), self._lookup, policy=SCRIPT_CALLS)
+        self.tracer = Tracer(trace_sample)
+        self._caller = BlockingCaller(_identity(here), self._lookup, policy=SCRIPT_CALLS, tracer=self.tracer)
 
     def __enter__(self) -> Self:
         return self

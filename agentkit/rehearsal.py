@@ -52,6 +52,7 @@ ENVIRONMENT: Final = {
     "AGENTKIT_INCARNATION": "1",
     "AGENTKIT_CLUSTER": "rehearsal",
     "AGENTKIT_GRACE_S": "10",
+    "AGENTKIT_TRACE_SAMPLE": "1",
     "AGENTKIT_DATA_DIR": "/nonexistent",
     "AGENTKIT_HEALTH": '{"interval_s": 10, "timeout_s": 2, "retries": 3}',
     "AGENTKIT_SECRETS": "{}",

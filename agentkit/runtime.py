@@ -35,6 +35,7 @@ from agentkit.observe import log as logs
 from agentkit.observe.lag import LoopLag
 from agentkit.observe.metrics import AgentMetrics
 from agentkit.observe.process import pss_mb
+from agentkit.observe.trace import BAD_TRACEPARENTS, Tracer
 from agentkit.resilience.deadline import Deadline
 from agentkit.settings import AgentSettings
 from agentkit.transport import adopt
@@ -85,6 +86,7 @@ class AgentRuntime:
         self.metrics_book = AgentMetrics(
             settings.id.name, [*methods, *HEALTH_VERBS, *(["handle_request"] if fallback else [])]
         )
+        self.tracer = Tracer(settings.trace_sample)
         self._dispatcher = Dispatcher(
             agent,
             methods,
@@ -92,6 +94,7 @@ class AgentRuntime:
             fallback=fallback,
             plain_health=self._plain_health,
             policy=agent.serve_policy,
+            tracer=self.tracer,
         )
         self._inbox: Inbox | None = None
         self._http: http.HttpServer | None = None
@@ -99,7 +102,9 @@ class AgentRuntime:
         node = self._directory if isinstance(self._directory, MeshDirectory) else None
         self._courier = Courier(agent._error_bus, settings.sender, node.ask if node else None)
         policy, policies, fallbacks = agent.call_policy, agent.call_policies, fallbacks_of(agent)
-        self.caller = Caller(self._me, self._directory, policy=policy, policies=policies, fallbacks=fallbacks)
+        self.caller = Caller(
+            self._me, self._directory, policy=policy, policies=policies, fallbacks=fallbacks, tracer=self.tracer
+        )
         self.events = AgentEvents(
             agent,
             str(settings.id),
@@ -119,6 +124,7 @@ class AgentRuntime:
             policies=policies,
             fallbacks=fallbacks,
             awaited=threads.result_of,
+            tracer=self.tracer,
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
@@ -369,6 +375,7 @@ class AgentRuntime:
         gauges.show(book, dispatcher, self._lag, lambda: self._inbox, lambda: self._safety_hits)
         self.reports.show(book)
         observe_calls(book, self.caller, self.blocking_caller)
+        book.counter(*BAD_TRACEPARENTS, lambda: self.tracer.bad)
         for board in (self.caller.board, self.blocking_caller.board):
             board.on_open = self.reports.breaker_opened
         for name, (help, read) in self.events.counters().items():

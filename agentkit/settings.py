@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from agentkit.errors import ConfigError
 from agentkit.health.checks import CheckPolicy
 from agentkit.names import AgentId, AgentName, Incarnation, MachineName, is_name
+from agentkit.observe.trace import DEFAULT_SAMPLE
 
 #: Field -> the variable that it is read from.
 _VARIABLES: Final[Mapping[str, str]] = {
@@ -26,6 +27,7 @@ _VARIABLES: Final[Mapping[str, str]] = {
     "secrets": "AGENTKIT_SECRETS",
     "grace_s": "AGENTKIT_GRACE_S",
     "watchdog_s": "WATCHDOG_USEC",
+    "trace_sample": "AGENTKIT_TRACE_SAMPLE",
     "kind": "AGENTKIT_KIND",
     "log_format": "AGENTKIT_LOG_FORMAT",
     "log_level": "AGENTKIT_LOG_LEVEL",
@@ -72,6 +74,9 @@ class AgentSettings(BaseModel):
     grace_s: float = Field(10.0, ge=0, allow_inf_nan=False)
     watchdog_s: float = Field(30.0, ge=0, allow_inf_nan=False)
     checks: CheckPolicy = CheckPolicy()
+    trace_sample: float = Field(
+        DEFAULT_SAMPLE, ge=0, le=1, allow_inf_nan=False, description="part of the calls begun here that is traced"
+    )
     kind: Literal["service", "task"] = Field("service", description="a task ends when its `run` returns")
     log_format: Literal["json", "text", "auto"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
@@ -107,6 +112,7 @@ class AgentSettings(BaseModel):
             grace_s=_number(environ, "AGENTKIT_GRACE_S", 10.0),
             watchdog_s=watchdog_us / 1e6,
             checks=_policy(checks),
+            trace_sample=_number(environ, "AGENTKIT_TRACE_SAMPLE", DEFAULT_SAMPLE),
             kind=environ.get("AGENTKIT_KIND", "service"),
             log_format=environ.get("AGENTKIT_LOG_FORMAT", "auto"),
             log_level=environ.get("AGENTKIT_LOG_LEVEL", "INFO").upper(),

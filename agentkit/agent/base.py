@@ -22,6 +22,7 @@ from agentkit.errorbus import ErrorBus
 from agentkit.errors import AgentkitError, ConfigError
 from agentkit.observe.log import Logger, get_logger
 from agentkit.observe.reports import Severity
+from agentkit.observe.trace import Tracer
 from agentkit.resilience.deadline import Deadline
 from agentkit.resilience.policy import USUAL_CALLS, USUAL_SERVICE, CallPolicy, ServePolicy
 from agentkit.settings import AgentConfig, AgentSettings
@@ -35,6 +36,7 @@ class Wiring(Protocol):
     blocking_caller: BlockingCaller
     sockets: SocketPool
     events: AgentEvents
+    tracer: Tracer
     loop: asyncio.AbstractEventLoop
     running: bool
     start_time: float

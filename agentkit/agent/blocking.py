@@ -9,22 +9,24 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, Final, Unpack
 
 from agentkit.agent.caller import endpoint_for
-from agentkit.agent.context import serving
+from agentkit.agent.context import serving, span_of_call
 from agentkit.agent.course import IDEMPOTENCY_KEY, Board, CallOptions, Course, Route, for_stream
 from agentkit.agent.fallbacks import LAST_ANSWER, NOTHING, Declared, Fallbacks
 from agentkit.clock import now_s
 from agentkit.directory.base import AgentRecord
 from agentkit.errors import BadRequest, CallCancelled, CallError
 from agentkit.names import AgentId, Incarnation
+from agentkit.observe.trace import TRACEPARENT, Tracer
 from agentkit.resilience.deadline import Deadline
 from agentkit.resilience.policy import USUAL_CALLS, Balance, CallPolicy
 from agentkit.transport.blocking import BlockingChannel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
-from agentkit.wire.attachments import ContentPacker, Unsent
+from agentkit.wire.attachments import Content, ContentPacker, Unsent
 
 #: Finds the instances of a name; called in the calling thread, may block for as long as it is given.
 Lookup = Callable[[str, Deadline], tuple[AgentRecord, ...]]
@@ -46,10 +48,12 @@ class BlockingCaller:
         policies: Mapping[str, CallPolicy] | None = None,
         fallbacks: Declared | None = None,
         awaited: Callable[[Awaitable[Any]], Any] | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """`refuse` raises where a blocking call would be a mistake (on an event loop); `publish`: what takes events;
-        `awaited`: waits for what a fallback that is `async def` returns."""
+        `awaited`: waits for what a fallback that is `async def` returns; `tracer`: where its calls are traced; None: nowhere."""
         self.me = me
+        self.tracer = tracer or Tracer(0)
         self.fallbacks = Fallbacks(fallbacks)
         self._awaited = awaited
         self._lookup = lookup
@@ -94,8 +98,12 @@ class BlockingCaller:
         course = Course(
             self.board, target, method, now_s(), timeout=timeout, outer_at_s=outer_at_s, attempts=attempts, balance=balance, key=key
         )  # fmt: skip
+        span = span_of_call(self.tracer, outer, target, method)
+        if span is not None:
+            meta[TRACEPARENT] = span.traceparent
         try:
-            result = self._run(course, target, method, arguments, content, meta)
+            with span or nullcontext():
+                result = self._run(course, target, method, arguments, content, meta)
         except CallError as error:
             if fallback is NOTHING and not self.fallbacks.declared:
                 raise
@@ -168,23 +176,38 @@ class BlockingCaller:
         inside the loop. Leaving the loop cancels the handler. `options`: those of `call`."""
         self._refuse()
         try:
-            body, attachments = self._packer().pack(arguments or {})
+            content = self._packer().pack(arguments or {})
         except values.Unsendable as exc:
             raise BadRequest(f"{target}.{method}: {exc}") from exc
         outer = serving()
         outer_at_s = None if outer is None else outer.at_s
         course = Course(self.board, target, method, now_s(), outer_at_s=outer_at_s, **for_stream(options))
+        span = span_of_call(self.tracer, outer, target, method)
+        meta = {} if span is None else {TRACEPARENT: span.traceparent}
+        with span or nullcontext():
+            yield from self._results(course, target, method, arguments or {}, content, meta)
+
+    def _results(
+        self,
+        course: Course,
+        target: str,
+        method: str,
+        arguments: Mapping[str, Any],
+        content: Content,
+        meta: Mapping[str, Any],
+    ) -> Iterator[Any]:
+        body, attachments = content
         has_come = False
         while True:
             records = self._lookup(target, Deadline(course.at_s))
             with self._lock:
-                record = course.choose(self._route(target, records), arguments or {}, now_s())
+                record = course.choose(self._route(target, records), arguments, now_s())
             channel: BlockingChannel | None = None
             try:
                 channel = BlockingChannel(
                     str(record.id), endpoint_for(record, self.me.id.machine), self.me, expected=course.expected
                 )
-                for value in channel.stream(method, body, Deadline(course.at_s), attachments=attachments):
+                for value in channel.stream(method, body, Deadline(course.at_s), meta, attachments=attachments):
                     has_come = True
                     yield value
             except CallError as error:

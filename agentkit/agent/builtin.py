@@ -6,9 +6,12 @@ from typing import Any, Final
 
 from agentkit.agent.handlers import Method, Rpc
 from agentkit.errors import ConfigError
+from agentkit.observe.trace import MAX_SPANS
 
 #: Asked by `Client.describe` and `agentkit describe`.
 DESCRIBE: Final = "agentkit.describe"
+#: Asked by `agentkit trace`.
+SPANS: Final = "agentkit.spans"
 
 
 async def _describe(agent: Any) -> dict[str, Any]:
@@ -23,8 +26,17 @@ async def _describe(agent: Any) -> dict[str, Any]:
     }
 
 
+async def _spans(agent: Any, trace_id: str = "", limit: int = MAX_SPANS) -> list[dict[str, Any]]:
+    """The last spans that it keeps, oldest first: of the traces whose id begins so, or all. Times in seconds."""
+    here = f"{agent.machine}/{agent.instance}"
+    return [{"agent": here, **told} for told in agent._wired.tracer.told(trace_id, limit)]
+
+
 #: By name, to be merged with the author's. Made on import: a fork server pays for it once.
-BUILTIN_METHODS: Final = {DESCRIBE: Method(DESCRIBE, _describe, Rpc(idempotent=True, priority="control"))}
+BUILTIN_METHODS: Final = {
+    name: Method(name, function, Rpc(idempotent=True, priority="control"))
+    for name, function in ((DESCRIBE, _describe), (SPANS, _spans))
+}
 
 
 def handle_request_of(cls: type) -> Method | None:

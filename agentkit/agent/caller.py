@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Any, Unpack
 
-from agentkit.agent.context import serving
+from agentkit.agent.context import serving, span_of_call
 from agentkit.agent.course import IDEMPOTENCY_KEY, Board, CallOptions, Course, Route, for_stream
 from agentkit.agent.fallbacks import LAST_ANSWER, NOTHING, Declared, Fallbacks
 from agentkit.agent.streaming import PeerCall, Results, StreamingCall, source_of
@@ -17,6 +17,7 @@ from agentkit.clock import now_s
 from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord, Directory
 from agentkit.errors import BadRequest, CallCancelled, CallError, PeerLost, Unreachable
 from agentkit.names import AgentId, Incarnation
+from agentkit.observe.trace import TRACEPARENT, Span, Tracer
 from agentkit.resilience.deadline import Deadline
 from agentkit.resilience.policy import USUAL_CALLS, Balance, CallPolicy
 from agentkit.transport.channel import Channel
@@ -36,8 +37,11 @@ class Caller:
         policy: CallPolicy = USUAL_CALLS,
         policies: Mapping[str, CallPolicy] | None = None,
         fallbacks: Declared | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        """`tracer`: where its calls are traced; None: nowhere."""
         self.me = me
+        self.tracer = tracer or Tracer(0)
         self.fallbacks = Fallbacks(fallbacks)
         self.directory = directory
         self.board = Board(self._in_flight, policy, policies)
@@ -82,6 +86,9 @@ class Caller:
             self.board, target, method, now_s(), timeout=timeout, outer_at_s=outer_at_s, attempts=attempts, balance=balance, key=key
         )  # fmt: skip
         content: Unsent | None = None
+        span = span_of_call(self.tracer, outer, target, method)
+        if span is not None:
+            meta[TRACEPARENT] = span.traceparent
         try:
             try:
                 content = self._pack(arguments)
@@ -90,8 +97,9 @@ class Caller:
                     raise BadRequest(
                         f"{target}.{method}: a stream has no idempotency key: nobody can send it again"
                     ) from None
-                return await self._streaming(target, method, arguments, course, takes=False).result()
-            result = await self._run(course, target, method, arguments, content, meta)
+                return await self._streaming(target, method, arguments, course, span, takes=False).result()
+            run = self._run(course, target, method, arguments, content, meta)
+            result = await (run if span is None else _within(span, run))
         except CallError as error:
             if fallback is NOTHING and not self.fallbacks.declared:
                 raise
@@ -148,12 +156,13 @@ class Caller:
 
         def begin() -> StreamingCall:
             course = Course(self.board, target, method, now_s(), outer_at_s=outer_at_s, **for_stream(options))
-            return self._streaming(target, method, arguments or {}, course, takes=True)
+            span = span_of_call(self.tracer, outer, target, method)
+            return self._streaming(target, method, arguments or {}, course, span, takes=True)
 
         return Results(begin)
 
     def _streaming(
-        self, target: str, method: str, arguments: Mapping[str, Any], course: Course, *, takes: bool
+        self, target: str, method: str, arguments: Mapping[str, Any], course: Course, span: Span | None, *, takes: bool
     ) -> StreamingCall:
         plain, source = source_of(arguments)
         try:
@@ -167,7 +176,7 @@ class Caller:
                 route = await self._find(target, Deadline(course.at_s))
             return self._channel(course.choose(route, plain, now_s()), course.expected)
 
-        return StreamingCall(f"{target}.{method}", course, connect, content, takes=takes, source=source)
+        return StreamingCall(f"{target}.{method}", course, connect, content, takes=takes, source=source, span=span)
 
     def peer(self, target: str, **options: Unpack[CallOptions]) -> PeerProxy:
         """`target`'s methods as methods: `await caller.peer("TaskManager").create(title="x")`. `options`: those of `call`."""
@@ -217,6 +226,11 @@ class Caller:
     def _in_flight(self, id: AgentId) -> int:
         channel = self._channels.get(id)
         return channel.in_flight if channel is not None else 0
+
+
+async def _within(span: Span, call: Awaitable[Any]) -> Any:
+    with span:
+        return await call
 
 
 class PeerProxy:

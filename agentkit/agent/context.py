@@ -8,6 +8,7 @@ from typing import Any
 
 from agentkit.agent.handlers import Method
 from agentkit.errors import CallError
+from agentkit.observe.trace import Span, Tracer
 from agentkit.resilience.admission import Gate
 from agentkit.resilience.deadline import Deadline
 from agentkit.transport.peer import Inbound
@@ -30,6 +31,7 @@ class Serving:
         "method",
         "queued_s",
         "share",
+        "span",
         "started_s",
         "task",
         "thread",
@@ -49,6 +51,7 @@ class Serving:
         self.queued_s = 0.0  #: since when
         self.wait_tick = 0
         self.share: Any = None  #: sharing.Share, where another's run may answer it, or its run others
+        self.span: Span | None = None  #: where its call is traced
         self.leads = False  #: its run is the one that answers them
         self.task: asyncio.Task[None] | None = None
         self.thread: asyncio.Future[Any] | None = None  #: of a plain `def`: done when its worker thread is free again
@@ -74,3 +77,11 @@ def serving() -> Serving | None:
     """The call in whose name this code runs; None outside of handlers, and in tasks that outlived theirs."""
     call = current_call.get()
     return call if call is not None and not call.is_over else None
+
+
+def span_of_call(tracer: Tracer, outer: Serving | None, target: str, method: str) -> Span | None:
+    """That of a call which is made now: in the trace of the handler that makes it (`outer`), if that has one. Who calls outside
+    of handlers begins a trace, where the lot says so."""
+    if outer is None:
+        return tracer.begin(f"{target}.{method}", "client") if tracer.draw() < tracer.sample else None
+    return tracer.begin(f"{target}.{method}", "client", outer.span) if outer.span is not None else None

@@ -32,6 +32,7 @@ from agentkit.errors import (
     UnknownMethod,
 )
 from agentkit.observe.log import get_logger, task_id
+from agentkit.observe.trace import TRACEPARENT, Span, Tracer
 from agentkit.resilience.deadline import DeadlineQueue
 from agentkit.resilience.policy import USUAL_SERVICE, ServePolicy
 from agentkit.transport.peer import Inbound
@@ -70,6 +71,7 @@ class Dispatcher:
         fallback: Method | None = None,
         plain_health: Callable[[], dict[str, Any]] = dict,
         policy: ServePolicy = USUAL_SERVICE,
+        tracer: Tracer | None = None,
     ) -> None:
         self.answers: Answers | None = None  #: set as soon as the inbox exists
         self.methods = methods
@@ -83,6 +85,7 @@ class Dispatcher:
         self.sharing = Sharing(policy, methods, settle=self._settle, admit=self._turns.admit)
         self._plain = PlainVerbs(methods, fallback)
         self._meter = meter
+        self._tracer = tracer or Tracer(0)
         self._plain_health = plain_health
         self._loop = asyncio.get_running_loop()
         self._deadlines = DeadlineQueue(self._loop, self._on_deadline)
@@ -110,6 +113,8 @@ class Dispatcher:
         inbound.work = work
         self._works[work.key] = work
         work.tick = self._deadlines.add(work.key, work.at_s)
+        if inbound.meta or inbound.plain is not None:
+            work.span = self._span(inbound, work.method)
         if (inbound.meta and IDEMPOTENCY_KEY in inbound.meta) or work.method.options.cache_s is not None:
             try:
                 if self.sharing.takes(work):
@@ -158,6 +163,16 @@ class Dispatcher:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     # -- before it runs -----------------------------------------------------------------------------------------------
+
+    def _span(self, inbound: Inbound, method: Method) -> Span | None:
+        """Whoever calls has decided whether it is traced; for plain callers, who know nothing of it, that is done here."""
+        tracer = self._tracer
+        traceparent = inbound.meta.get(TRACEPARENT)
+        if traceparent is not None:
+            return tracer.serve(traceparent, method.name)
+        if inbound.plain is not None and tracer.draw() < tracer.sample:
+            return tracer.begin(method.name, "server")
+        return None
 
     def _prepare(self, inbound: Inbound) -> Serving | None:
         if inbound.plain is not None:
@@ -279,6 +294,8 @@ class Dispatcher:
         self.last_progress_s = now
         self._meter.finished(work.method.name, took_s, outcome)
         self.on_counted()
+        if work.span is not None:
+            work.span.end(outcome)
         self._forget(work)
         if work.thread is None or work.thread.done():
             self._leave(work, took_s)
@@ -325,6 +342,8 @@ class Dispatcher:
     def _drop(self, work: Serving, why: CallError) -> None:
         """It waited, and will not run."""
         inbound = work.inbound
+        if work.span is not None:
+            work.span.end(why.code)
         self._forget(work)
         self._refuse(inbound, why)
         if work.share is not None:
@@ -333,6 +352,8 @@ class Dispatcher:
     def _settle(self, work: Serving, outcome: Outcome) -> None:
         """Another's run answers it."""
         inbound = work.inbound
+        if work.span is not None:
+            work.span.end(outcome.code if isinstance(outcome, CallError) else "ok")
         self._forget(work)
         if isinstance(outcome, CallError):
             self._refuse(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 from agentkit.agent.course import Course
 from agentkit.clock import now_s
 from agentkit.errors import BadRequest, CallError, InternalError
+from agentkit.observe.trace import TRACEPARENT, Span
 from agentkit.transport.channel import Channel
 from agentkit.transport.streams import CallStreams
 from agentkit.wire import envelope as ak
@@ -49,11 +50,13 @@ class StreamingCall:
         *,
         takes: bool,
         source: Source | None,
+        span: Span | None = None,
     ) -> None:
-        """`connect`: chooses an instance and opens a channel to it, once for each try."""
+        """`connect`: chooses an instance and opens a channel to it, once for each try. `span`: ends with it."""
         self._what, self._course, self._connect, self._content = what, course, connect, content
         self._flags = (ak.TAKES_STREAM if takes else 0) | (ak.GIVES_STREAM if source else 0)
         self._source = source
+        self._span = span
         self._loop = asyncio.get_running_loop()
         self._pack = ContentPacker().pack
         self._channel: Channel | None = None
@@ -83,7 +86,11 @@ class StreamingCall:
                     await self._again_or_raise(error)
                 else:
                     self._course.answered()
+                    self._end_span()
                     return result
+        except CallError as error:
+            self._end_span(error.code)
+            raise
         finally:
             await self.aclose()
 
@@ -107,6 +114,7 @@ class StreamingCall:
                     continue
                 if received is None:
                     self._course.answered()
+                    self._end_span()
                     await self.aclose()
                     raise StopAsyncIteration
                 try:
@@ -115,7 +123,9 @@ class StreamingCall:
                     raise InternalError(f"{self._what}: {exc}") from exc
         except StopAsyncIteration:
             raise
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, CallError):
+                self._end_span(exc.code)
             await self.aclose()
             raise
 
@@ -124,6 +134,7 @@ class StreamingCall:
         if self._is_over:
             return
         self._is_over = True
+        self._end_span("cancelled")  # unless it has ended otherwise
         if self._channel is not None and self._answer is not None and not self._answer.done():
             self._channel.cancel(self._id)
             self._course.dropped()
@@ -138,6 +149,10 @@ class StreamingCall:
                 with suppress(RuntimeError):  # it runs in another task of the author's
                     await close()
 
+    def _end_span(self, code: str = "ok") -> None:
+        if self._span is not None:
+            self._span.end(code)
+
     def drop(self) -> None:
         """Nobody reads it any more: like `aclose`, from wherever the garbage collector runs."""
         if not self._is_over and not self._loop.is_closed():
@@ -151,6 +166,8 @@ class StreamingCall:
                 self._channel = await self._connect()
                 body, attachments = self._content
                 meta = {} if self._source is None else {ak.STREAM_KEY: self._source.parameter}
+                if self._span is not None:
+                    meta[TRACEPARENT] = self._span.traceparent
                 self._streams = CallStreams(self._flags)
                 self._id, self._answer = self._channel.request(
                     self._what.rpartition(".")[2], body, self._course.at_s, meta, attachments=attachments, streams=self._streams

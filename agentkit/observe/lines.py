@@ -27,7 +27,9 @@ _CONTROL_CHARACTERS: Final = {code: f"\\x{code:02x}" for code in (*range(9), *ra
 _FORMATTER: Final = logging.Formatter()
 
 
-def as_json(record: logging.LogRecord, *, service: str, task_id: str, memory_mb: float) -> str:
+def as_json(
+    record: logging.LogRecord, *, service: str, task_id: str, memory_mb: float, traced: Mapping[str, str] = {}
+) -> str:
     """One JSON object and a line feed. Values that JSON has no word for are told as text."""
     fields = _fields(record)
     line = {
@@ -39,6 +41,7 @@ def as_json(record: logging.LogRecord, *, service: str, task_id: str, memory_mb:
         "task_id": fields.pop("task_id", None) or task_id or None,
         "duration_ms": fields.pop("duration_ms", None),
         "memory_used_mb": memory_mb,
+        **traced,
     }
     for key, value in fields.items():
         line[f"{key}_" if key in _OURS else str(key)] = value
@@ -52,10 +55,10 @@ def as_json(record: logging.LogRecord, *, service: str, task_id: str, memory_mb:
         return _encode({key: _encodable(value) for key, value in line.items()}) + "\n"
 
 
-def as_text(record: logging.LogRecord, *, task_id: str, colours: bool) -> str:
+def as_text(record: logging.LogRecord, *, task_id: str, colours: bool, traced: Mapping[str, str] = {}) -> str:
     """Local time, level, message, fields; traceback and stack on lines below. Ends in a line feed."""
     clock_time = time.strftime("%H:%M:%S", time.localtime(record.created))
-    fields = {"task_id": task_id, **_fields(record)}
+    fields = {"task_id": task_id, **traced, **_fields(record)}
     told = "".join(f" {_printable(str(key))}={_short(value)}" for key, value in fields.items() if value != "")
     level = f"{record.levelname:<7}"
     if colours:

@@ -40,7 +40,8 @@ finally:
 
 Format = Literal["json", "text", "auto"]
 
-#: What the lines of one request or task have in common. Dispatch sets it; a thread sees it in a copied context.
+#: What the lines of one request or task have in common: its text, and its attribute `span` if it has one. Dispatch sets it; a
+#: thread sees it in a copied context.
 task_id: ContextVar[object] = ContextVar("agentkit_task_id", default="")
 
 _LEVELS: Final[Mapping[str, int]] = {
@@ -103,11 +104,15 @@ class LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            task = str(task_id.get())
+            doing = task_id.get()
+            task, span = str(doing), getattr(doing, "span", None)
+            traced = {} if span is None else {"trace_id": span.trace_id, "span_id": span.span_id}
             if self._as_json:
-                line = lines.as_json(record, service=self._service, task_id=task, memory_mb=self._memory.mb())
+                line = lines.as_json(
+                    record, service=self._service, task_id=task, memory_mb=self._memory.mb(), traced=traced
+                )
             else:
-                line = lines.as_text(record, task_id=task, colours=self._colours)
+                line = lines.as_text(record, task_id=task, colours=self._colours, traced=traced)
             self._write(line)
         except Exception:  # noqa: BLE001 - whatever an author logs, and wherever to: the agent goes on
             self.dropped += 1

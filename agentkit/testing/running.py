@@ -59,9 +59,11 @@ async def running(
     data_dir: Path | None = None,
     grace_s: float = 5.0,
     checks: CheckPolicy | None = None,
+    trace_sample: float = 0,
 ) -> AsyncIterator[Running[A]]:
     """`cls`, started and ready, until the block ends. `peers`: name -> endpoint of the agents that it calls
-    (another `running(...)`'s `endpoint`). StartupError when it does not come up. `data_dir`: default a temporary one."""
+    (another `running(...)`'s `endpoint`). StartupError when it does not come up. `data_dir`: default a temporary one.
+    `trace_sample`: the part of its own calls that is traced."""
     with tempfile.TemporaryDirectory(prefix="agentkit-") as scratch:
         settings = AgentSettings(
             id=AgentId(MACHINE, AgentName(name or cls.__name__)),
@@ -72,6 +74,7 @@ async def running(
             grace_s=grace_s,
             watchdog_s=0,
             checks=checks or CheckPolicy(),
+            trace_sample=trace_sample,
         )
         agent = cls._from_settings(settings, settings.read_secrets())
         assert isinstance(agent, cls)

@@ -81,10 +81,16 @@ class BlockingChannel:
             self._check_end(message, id)
 
     def stream(
-        self, method: str, body: bytes, deadline: Deadline, *, attachments: Sequence[Buffer | shared.SharedFrame] = ()
+        self,
+        method: str,
+        body: bytes,
+        deadline: Deadline,
+        meta: ak.Meta | None = None,
+        *,
+        attachments: Sequence[Buffer | shared.SharedFrame] = (),
     ) -> Iterator[Any]:
         """The results of a method that yields. While it goes on the channel takes no other call; closing it ends the call."""
-        id = self._begin(method, body, deadline, attachments, {}, flags=ak.TAKES_STREAM)
+        id = self._begin(method, body, deadline, attachments, meta or {}, flags=ak.TAKES_STREAM)
         expected = used = 0
         is_over = False
         try:

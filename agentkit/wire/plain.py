@@ -15,7 +15,7 @@ from agentkit.wire.values import Undecodable, clean_text, pack, to_plain, unpack
 #: Where the verb may stand, first match wins.
 VERB_KEYS: Final = ("action", "type", "command")
 #: Keys about the message rather than for the handler.
-META_KEYS: Final = frozenset({"source_agent", "request_id", "timestamp"})
+META_KEYS: Final = frozenset({"source_agent", "request_id", "timestamp", "traceparent"})
 #: An object under one of these, where it is the only other key, holds the arguments.
 NESTED_KEYS: Final = ("payload", "data", "params")
 #: Verbs that always work, also as bare text.

@@ -5,7 +5,8 @@
     agentkit call Writer words n=100 --stream
 
 A value is read as JSON where it is JSON (3, true, null, [1,2], "3"), else it is text. key=value pairs come on top of
---payload. With --json: {"result": ...} or {"error": {"code", "message", ...}}. --stream shows what a method yields, a line for
+--payload. With --json: {"result": ...} or {"error": {"code", "message", ...}}. --trace has the call and all that come of it
+traced, and names the trace on stderr (`agentkit trace ID` shows it). --stream shows what a method yields, a line for
 each as it comes; with --json each line is such an object. Exit code 1 when the call failed.
 """
 
@@ -13,12 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from agentkit.directory.locate import find_node
 from agentkit.errors import CallError, ConfigError
 from startup.cli import exits
 from startup.cli.common import note, say, say_json
+
+if TYPE_CHECKING:
+    from agentkit.observe.trace import Tracer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, metavar="S", help="seconds to wait; default: what the method says, else 5"
     )
+    parser.add_argument("--trace", action="store_true", help="trace it, and say under which id")
     parser.add_argument("--stream", action="store_true", help="the method yields its results: show each as it comes")
 
 
@@ -39,7 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     from agentkit.client import BlockingClient
 
     try:
-        with BlockingClient(node=node.control) as client:
+        with (
+            BlockingClient(node=node.control, trace_sample=float(arguments.trace)) as client,
+            _naming_trace(client.tracer),
+        ):
             if arguments.stream:
                 for value in client.stream(arguments.agent, arguments.method, payload, timeout=arguments.timeout):
                     say(json.dumps({"result": value}, default=str) if arguments.json else as_text(value))
@@ -52,6 +62,16 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         say(as_text(result))
     return exits.DONE
+
+
+@contextmanager
+def _naming_trace(tracer: Tracer) -> Iterator[None]:
+    """Whatever becomes of the call: where to look for its trace, if it has one."""
+    try:
+        yield
+    finally:
+        for span in tracer.spans:
+            note(f"agentkit trace {span.trace_id}")
 
 
 def read_arguments(values: list[str], payload: str | None) -> dict[str, Any]:

@@ -41,6 +41,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "logs": Command("startup.cli.logs", "what agents have logged, merged by time"),
     "errors": Command("startup.cli.errors", "what agents have reported: counted, shown in full, resolved"),
     "events": Command("startup.cli.events", "topics with counts and rates, or events as they come"),
+    "trace": Command("startup.cli.trace", "which calls belong together, and where their time went"),
     "call": Command("startup.cli.call", "call one method of one agent"),
     "describe": Command("startup.cli.describe", "the methods of one agent"),
     "run": Command("startup.cli.run", "one agent of the running fleet in this terminal"),

@@ -90,6 +90,7 @@ def _told(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnatio
         "AGENTKIT_NODE": str(places.control),
         "AGENTKIT_INCARNATION": str(incarnation),
         "AGENTKIT_GRACE_S": f"{spec.shutdown_grace_s:g}",
+        "AGENTKIT_TRACE_SAMPLE": f"{spec.trace_sample:g}",
         "AGENTKIT_DATA_DIR": str(places.data(spec.id.instance)),
         "AGENTKIT_SECURITY": fleet.security,
         "AGENTKIT_HEALTH": json.dumps(

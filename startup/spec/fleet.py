@@ -144,6 +144,7 @@ class AgentSpec:
     health_check: HealthCheckPolicy = field(default_factory=HealthCheckPolicy)
     watchdog_s: float = 30.0  #: 0: none
     shutdown_grace_s: float = 10.0
+    trace_sample: float = 0.01
     hibernate: HibernatePolicy = field(default_factory=HibernatePolicy)
     on_error: tuple[ErrorRule, ...] = ()
     source: str = ""  #: "file:line" of its entry, for messages

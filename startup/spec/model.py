@@ -105,6 +105,12 @@ class HealthCheckModel(Model):
     retries: int = Field(3, ge=1, description="Failures in a row before the verdict changes.")
 
 
+class TraceModel(Model):
+    sample: float = Field(
+        0.01, ge=0.0, le=1.0, description="Of the calls that it begins, the part that is traced; 0: none, 1: all."
+    )
+
+
 class ShutdownModel(Model):
     grace: Duration = Field(10.0, description="From SIGTERM to SIGKILL.")
 
@@ -283,6 +289,7 @@ class AgentSettings(Model):
         30.0,
         description="A request loop that is stuck for this long gets its stacks logged and is restarted; 0: never.",
     )
+    trace: TraceModel = Field(default_factory=lambda: TraceModel(), description="Which of its calls are traced.")
     shutdown: ShutdownModel = Field(default_factory=lambda: ShutdownModel(), description="How it is stopped.")
     hibernate: HibernateModel = Field(default_factory=lambda: HibernateModel(), description="When it sleeps.")
     on_error: OnErrorEntry = Field(

@@ -203,6 +203,7 @@ def _spec(
         ),
         watchdog_s=settings.watchdog,
         shutdown_grace_s=settings.shutdown.grace,
+        trace_sample=settings.trace.sample,
         hibernate=HibernatePolicy(after_s=settings.hibernate.after, depth=settings.hibernate.depth),
         on_error=tuple(_error_rule(rule) for rule in rules_of(settings.on_error)),
         source=str(entry.place),

@@ -95,10 +95,35 @@ def test_a_call_that_fails_exits_with_1_and_its_code(fleet: Launched, words: tup
     assert code in text.err
 
 
+def test_a_call_is_traced_through_three_agents_of_two_machines(fleet: Launched) -> None:
+    called = fleet.run("call", "Top", "pass_on", 'to=["Middle", "Base"]', "--trace")
+    assert called.out == "3\n"
+    _, _, id = called.err.strip().rpartition(" ")
+    spans = fleet.run("trace", id[:12], "--json").json["spans"]
+    assert {span["trace_id"] for span in spans} == {id}
+    assert [(span["agent"], span["kind"], span["code"]) for span in spans] == [
+        ("m1/Top", "server", "ok"), ("m1/Top", "client", "ok"),
+        ("m2/Middle", "server", "ok"), ("m2/Middle", "client", "ok"),
+        ("m1/Base", "server", "ok"),
+    ]  # fmt: skip
+    assert [span["parent_id"] for span in spans[1:]] == [span["span_id"] for span in spans[:-1]]
+    tree = fleet.run("trace", id).out
+    assert "            └─ Base.pass_on\n" in tree
+    assert id[:12] in fleet.run("trace", "--agent", "Base").out
+    assert id[:12] not in fleet.run("trace", "--agent", "Aside").out
+
+
+def test_a_trace_that_nobody_keeps_is_a_usage_error(fleet: Launched) -> None:
+    for words, said in ((("0" * 32,), "still keeps"), (("Top",), "hexadecimal")):
+        result = fleet.run("trace", *words)
+        assert result.code == 2
+        assert said in result.err
+
+
 def test_describe_lists_methods(fleet: Launched) -> None:
     assert "echo(text: str, times: int = ...) -> str\n" in fleet.run("describe", "Middle").out
     told = fleet.run("describe", "Middle", "--json").json["result"]
-    assert set(told["methods"]) == {"echo", "fail", "pid"}
+    assert set(told["methods"]) == {"echo", "fail", "pass_on", "pid"}
 
 
 def test_one_node_shows_what_the_nodes_of_all_machines_know(fleet: Launched) -> None:

@@ -131,6 +131,7 @@ def test_every_key_of_an_agent_reaches_its_spec(tmp_path: Path) -> None:
     text = agents(
         """A: {agent: 'm:C', kind: task, required: false, enabled: false, ready: {http: /up}, pass_env: [X], start: {timeout: 5s},
       secrets: {T: {file: /s, as_env: true}, U: {env: U}}, config: {n: [1, {k: v}]}, shutdown: {grace: 2s}, watchdog: 3s,
+      trace: {sample: 0.5},
       resources: {limits: {memory: 256Mi, cpu: 0.5}, requests: {memory: 128Mi}, cpu_affinity: [0, 1]},
       health_check: {interval: 1s, timeout: 500ms, retries: 2}, hibernate: {after: 1m, depth: deep}, sockets: self}""".replace(
             "\n", " "
@@ -144,6 +145,7 @@ def test_every_key_of_an_agent_reaches_its_spec(tmp_path: Path) -> None:
         "self",
         "/up",
     )
+    assert spec.trace_sample == 0.5
     assert (spec.start_timeout_s, spec.shutdown_grace_s, spec.watchdog_s, spec.pass_env) == (5.0, 2.0, 3.0, ("X",))
     assert spec.secrets == {"T": SecretRef(file="/s", as_env=True), "U": SecretRef(env="U")}
     assert type(spec.config["n"]) is list
