@@ -164,7 +164,12 @@ async def test_an_error_is_the_end_of_every_span_that_it_passed() -> None:
         with pytest.raises(CallError):
             await client.call("Middle", "gives_up")
         await eventually(lambda: len(last.agent._wired.tracer.spans) == 2)
-        assert [code for _, _, code in shape(await spans_of(middle, last))][3:] == ["deadline_exceeded"] * 3
+        *outer, held = [code for _, _, code in shape(await spans_of(middle, last))][3:]
+        assert outer == ["deadline_exceeded"] * 2
+        assert held in (
+            "deadline_exceeded",
+            "cancelled",
+        )  # by its own deadline, or by the caller's word that its own has passed
 
 
 @pytest.mark.parametrize(
