@@ -6,7 +6,8 @@ import asyncio
 import io
 import itertools
 import json
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,7 +27,7 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 class Last(BaseAgent):
     @rpc
     async def end(self, fail: bool = False) -> str:
-        self.logger.info("reached")
+        self.logger.warning("reached")
         if fail:
             raise NotFound("as asked")
         return "end"
@@ -257,9 +258,17 @@ async def test_a_request_that_is_refused_has_a_span_that_says_so() -> None:
         assert shape(await spans_of(last)) == [("server", "end", "overloaded")]
 
 
-async def test_log_lines_of_a_sampled_handler_say_its_span() -> None:
-    written = io.StringIO()
-    log.configure(service="test", fmt="json", stream=written)
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """What is logged, as agents write it."""
+    handler, stream = log.LineHandler(), io.StringIO()
+    handler.point(service="test", as_json=True, colours=False, stream=stream)
+    logging.getLogger().addHandler(handler)
+    yield stream
+    logging.getLogger().removeHandler(handler)
+
+
+async def test_log_lines_of_a_sampled_handler_say_its_span(written: io.StringIO) -> None:
     async with running(Last) as last:
         await last.call("end")
         async with Client(peers={"Last": last.endpoint}, trace_sample=1) as client:
