@@ -67,7 +67,7 @@ class Client:
         self._events: ClientEvents | None = None
 
     async def __aenter__(self) -> Self:
-        self._caller = Caller(self._me, self._directory, policy=SCRIPT_CALLS, tracer=self.tracer)
+        self._caller = Caller(self._me, self._directory, policies=SCRIPT_CALLS, tracer=self.tracer)
         return self
 
     async def __aexit__(
@@ -150,7 +150,7 @@ class BlockingClient:
         self._static = StaticDirectory(peers, here=here)
         self._known: dict[str, tuple[float, tuple[AgentRecord, ...]]] = {}
         self.tracer = Tracer(trace_sample)
-        self._caller = BlockingCaller(_identity(here), self._lookup, policy=SCRIPT_CALLS, tracer=self.tracer)
+        self._caller = BlockingCaller(_identity(here), self._lookup, policies=SCRIPT_CALLS, tracer=self.tracer)
 
     def __enter__(self) -> Self:
         return self

@@ -20,6 +20,7 @@ from agentkit.agent.dispatch import Dispatcher
 from agentkit.agent.event_client import route_by
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.fallbacks import fallbacks_of
+from agentkit.agent.policies import calling_of, serving_of
 from agentkit.agent.selfreport import SelfReports
 from agentkit.agent.telling import Teller
 from agentkit.agent.threads import FromThreads
@@ -81,7 +82,7 @@ class AgentRuntime:
         self._lag = LoopLag()
         self.reports = SelfReports(agent._error_bus, retries=settings.checks.retries)
         self._checks = Checks(agent, settings.checks, self._tell_health, self.reports.check_failed)
-        methods = {**type(agent).methods, **BUILTIN_METHODS}
+        methods = {**agent.methods, **BUILTIN_METHODS}
         fallback = handle_request_of(type(agent))
         self.metrics_book = AgentMetrics(
             settings.id.name, [*methods, *HEALTH_VERBS, *(["handle_request"] if fallback else [])]
@@ -93,7 +94,7 @@ class AgentRuntime:
             self.metrics_book,
             fallback=fallback,
             plain_health=self._plain_health,
-            policy=agent.serve_policy,
+            policy=serving_of(agent),
             tracer=self.tracer,
         )
         self._inbox: Inbox | None = None
@@ -101,10 +102,8 @@ class AgentRuntime:
         self._directory: Directory = directory or self._own_directory()
         node = self._directory if isinstance(self._directory, MeshDirectory) else None
         self._courier = Courier(agent._error_bus, settings.sender, node.ask if node else None)
-        policy, policies, fallbacks = agent.call_policy, agent.call_policies, fallbacks_of(agent)
-        self.caller = Caller(
-            self._me, self._directory, policy=policy, policies=policies, fallbacks=fallbacks, tracer=self.tracer
-        )
+        policies, fallbacks = calling_of(agent), fallbacks_of(agent)
+        self.caller = Caller(self._me, self._directory, policies=policies, fallbacks=fallbacks, tracer=self.tracer)
         self.events = AgentEvents(
             agent,
             str(settings.id),
@@ -120,7 +119,6 @@ class AgentRuntime:
             threads.lookup,
             refuse=threads.refuse_on_loop,
             publish=self.events.publish_from_thread,
-            policy=policy,
             policies=policies,
             fallbacks=fallbacks,
             awaited=threads.result_of,

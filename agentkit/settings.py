@@ -15,6 +15,7 @@ from agentkit.errors import ConfigError
 from agentkit.health.checks import CheckPolicy
 from agentkit.names import AgentId, AgentName, Incarnation, MachineName, is_name
 from agentkit.observe.trace import DEFAULT_SAMPLE
+from agentkit.resilience.policy import NOTHING_SAID, FilePolicy
 
 #: Field -> the variable that it is read from.
 _VARIABLES: Final[Mapping[str, str]] = {
@@ -67,6 +68,7 @@ class AgentSettings(BaseModel):
     port: int = Field(0, ge=0, le=65535, description="0: the kernel chooses")
     health_port: int | None = Field(None, ge=0, le=65535, description="None: no HTTP")
     config: Mapping[str, Any] = Field(default_factory=dict)
+    policy: FilePolicy = Field(NOTHING_SAID, description="what the fleet file says under `serve` and `calls`")
     node_socket: str | None = None
     peers: Mapping[str, str] = Field(default_factory=dict, description="name -> endpoint, instead of a node")
     data_dir: Path = Path()
@@ -105,6 +107,7 @@ class AgentSettings(BaseModel):
             port=_integer(environ, "PORT", 0),
             health_port=_integer(environ, "HEALTH_CHECK_PORT", 0) if environ.get("HEALTH_CHECK_PORT") else None,
             config=_json(environ, "AGENT_CONFIG"),
+            policy=FilePolicy.read(_json(environ, "AGENTKIT_POLICY"), at="AGENTKIT_POLICY"),
             node_socket=environ.get("AGENTKIT_NODE") or None,
             peers=_json(environ, "AGENTKIT_PEERS"),
             data_dir=Path(data_dir) if data_dir else _default_data_dir(environ, machine, name),

@@ -17,6 +17,7 @@ from agentkit.agent.context import serving
 from agentkit.agent.course import CallOptions
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.handlers import Method, methods_of
+from agentkit.agent.policies import methods_under
 from agentkit.agent.streaming import Results
 from agentkit.errorbus import ErrorBus
 from agentkit.errors import AgentkitError, ConfigError
@@ -24,7 +25,7 @@ from agentkit.observe.log import Logger, get_logger
 from agentkit.observe.reports import Severity
 from agentkit.observe.trace import Tracer
 from agentkit.resilience.deadline import Deadline
-from agentkit.resilience.policy import USUAL_CALLS, USUAL_SERVICE, CallPolicy, ServePolicy
+from agentkit.resilience.policy import NOTHING_SAID, USUAL_CALLS, USUAL_SERVICE, CallPolicy, FilePolicy, ServePolicy
 from agentkit.settings import AgentConfig, AgentSettings
 from agentkit.transport.pool import SocketPool
 
@@ -68,13 +69,13 @@ class BaseAgent:
     Config: ClassVar[type[AgentConfig]] = AgentConfig
 
     #: How it calls others, and how it calls some of them: {"Name": CallPolicy(...), "Name.method": CallPolicy(...)}.
-    call_policy: ClassVar[CallPolicy] = USUAL_CALLS
-    call_policies: ClassVar[Mapping[str, CallPolicy]] = {}
+    call_policy: CallPolicy = USUAL_CALLS
+    call_policies: Mapping[str, CallPolicy] = {}
     #: How much it lets in.
-    serve_policy: ClassVar[ServePolicy] = USUAL_SERVICE
+    serve_policy: ServePolicy = USUAL_SERVICE
 
-    #: `@rpc` methods by name; filled in for every subclass.
-    methods: ClassVar[Mapping[str, Method]] = {}
+    #: `@rpc` methods by name; filled in for every subclass, and for an agent whose fleet file says something of them.
+    methods: Mapping[str, Method] = {}
 
     name: str  #: as in the fleet file
     machine: str
@@ -85,6 +86,7 @@ class BaseAgent:
     secrets: Mapping[str, str]  #: name -> value, from files or environment, never from the fleet file
     _wiring: Wiring | None = None
     _errors: ErrorBus | None = None
+    _file_policy: FilePolicy = NOTHING_SAID
 
     def __init__(self) -> None:
         """Runs after the fork and before the event loop, in the main thread; the attributes above are set already.
@@ -218,6 +220,8 @@ class BaseAgent:
         agent.data_dir = settings.data_dir
         agent.secrets = dict(secrets)
         agent._errors = ErrorBus(hide=secrets.values())
+        agent._file_policy = settings.policy
+        agent.methods = methods_under(cls.methods, settings.policy.methods)
         agent.__init__()  # type: ignore[misc]
         return agent
 

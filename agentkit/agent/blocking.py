@@ -22,7 +22,7 @@ from agentkit.errors import BadRequest, CallCancelled, CallError
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.trace import TRACEPARENT, Tracer
 from agentkit.resilience.deadline import Deadline
-from agentkit.resilience.policy import USUAL_CALLS, Balance, CallPolicy
+from agentkit.resilience.policy import Balance, CallPolicies
 from agentkit.transport.blocking import BlockingChannel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
@@ -44,8 +44,7 @@ class BlockingCaller:
         *,
         refuse: Callable[[], None] = lambda: None,
         publish: Callable[[str, object], None] | None = None,
-        policy: CallPolicy = USUAL_CALLS,
-        policies: Mapping[str, CallPolicy] | None = None,
+        policies: CallPolicies | None = None,
         fallbacks: Declared | None = None,
         awaited: Callable[[Awaitable[Any]], Any] | None = None,
         tracer: Tracer | None = None,
@@ -65,7 +64,7 @@ class BlockingCaller:
         self._all: weakref.WeakSet[BlockingChannel] = weakref.WeakSet()
         self._is_closed = False
         self._under_way: Counter[AgentId] = Counter()
-        self.board = Board(self._under_way.__getitem__, policy, policies)  #: under the lock
+        self.board = Board(self._under_way.__getitem__, policies)  #: under the lock
         self._routes: dict[str, Route] = {}
 
     def call(

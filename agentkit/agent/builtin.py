@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from agentkit.agent import policies
 from agentkit.agent.handlers import Method, Rpc
 from agentkit.errors import ConfigError
 from agentkit.observe.trace import MAX_SPANS
@@ -22,7 +23,8 @@ async def _describe(agent: Any) -> dict[str, Any]:
         "machine": agent.machine,
         "type": f"{type(agent).__module__}.{type(agent).__qualname__}",
         "doc": type(agent).__doc__ or "",
-        "methods": {name: method.describe() for name, method in sorted(type(agent).methods.items())},
+        "methods": {name: method.describe() for name, method in sorted(agent.methods.items())},
+        **policies.told(agent),
     }
 
 

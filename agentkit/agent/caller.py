@@ -19,7 +19,7 @@ from agentkit.errors import BadRequest, CallCancelled, CallError, PeerLost, Unre
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.trace import TRACEPARENT, Span, Tracer
 from agentkit.resilience.deadline import Deadline
-from agentkit.resilience.policy import USUAL_CALLS, Balance, CallPolicy
+from agentkit.resilience.policy import Balance, CallPolicies
 from agentkit.transport.channel import Channel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
@@ -34,8 +34,7 @@ class Caller:
         me: Identity,
         directory: Directory,
         *,
-        policy: CallPolicy = USUAL_CALLS,
-        policies: Mapping[str, CallPolicy] | None = None,
+        policies: CallPolicies | None = None,
         fallbacks: Declared | None = None,
         tracer: Tracer | None = None,
     ) -> None:
@@ -44,7 +43,7 @@ class Caller:
         self.tracer = tracer or Tracer(0)
         self.fallbacks = Fallbacks(fallbacks)
         self.directory = directory
-        self.board = Board(self._in_flight, policy, policies)
+        self.board = Board(self._in_flight, policies)
         self._pack = ContentPacker().pack_to_share
         self._channels: dict[AgentId, Channel] = {}
         self._routes: dict[str, Route] = {}

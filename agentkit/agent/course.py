@@ -16,7 +16,7 @@ from agentkit.errors import BadRequest, CallError, DeadlineExceeded, Unreachable
 from agentkit.names import AgentId, Incarnation
 from agentkit.resilience.breaker import Breaker, is_failure
 from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, usable_seconds
-from agentkit.resilience.policy import BALANCES, USUAL_CALLS, Balance, CallPolicy, checked_balance
+from agentkit.resilience.policy import BALANCES, Balance, CallPolicies, CallPolicy, checked_balance
 from agentkit.resilience.retry import RetryBudget, may_retry, wait_s
 
 #: Pause before a call is moved to the same instance again, in seconds: first, and at most. Doubled with each move, jittered.
@@ -70,12 +70,7 @@ class Route:
     __slots__ = ("_plain", "_policies", "_terms", "budget", "name", "only", "records")
 
     def __init__(
-        self,
-        name: str,
-        records: tuple[AgentRecord, ...],
-        budget: RetryBudget,
-        policies: Mapping[str, CallPolicy],
-        policy: CallPolicy,
+        self, name: str, records: tuple[AgentRecord, ...], budget: RetryBudget, policies: CallPolicies
     ) -> None:
         self.name = name
         self.records = records
@@ -83,7 +78,8 @@ class Route:
         #: where there is nothing to choose: the one instance, ready
         self.only = records[0] if len(records) == 1 and records[0].phase == "ready" else None
         self._policies = policies
-        self._plain = Terms(None, False, policy.balance, "", policy)
+        policy = policies.of_peer(name)
+        self._plain = Terms(policy.timeout_s, False, "hash" if policy.key else policy.balance, policy.key, policy)
         self._terms: dict[str, Terms] = {}
 
     def terms(self, method: str) -> Terms:
@@ -93,15 +89,19 @@ class Route:
             return found
         timeout_s = next((r.timeouts_s[method] for r in self.records if method in r.timeouts_s), None)
         traits = next((r.traits[method] for r in self.records if method in r.traits), None)
-        policy = self._policies.get(f"{self.name}.{method}")
-        if timeout_s is None and traits is None and policy is None:
+        said = self._policies.of_method(self.name, method)
+        if timeout_s is None and traits is None and said is None:
             return self._plain  # kept for no name that is called and not known: callers may make them up
-        traits = traits or {}
-        policy = policy or self._plain.policy
-        told = traits.get("balance")
-        key = str(traits.get("key") or "")
-        balance: Balance = told if told in BALANCES else "hash" if key else policy.balance
-        terms = Terms(timeout_s, bool(traits.get("idempotent")), balance, key, policy)
+        traits, usual = traits or {}, self._plain.policy
+        # what is said here of this method, else what the method says of itself, else what is said here of its agent
+        told = {"balance": traits.get("balance"), "key": str(traits.get("key") or ""), "timeout_s": timeout_s}
+        known = {name: value for name, value in told.items() if value and (name != "balance" or value in BALANCES)}
+        own = said.said() if said is not None else {}
+        policy = CallPolicy(**{**usual.said(), **known, **own})
+        has_way = "balance" in known or "balance" in own
+        balance: Balance = "hash" if policy.key and not has_way else policy.balance
+        key = policy.key if balance == "hash" else ""
+        terms = Terms(policy.timeout_s, bool(traits.get("idempotent")), balance, key, policy)
         self._terms[method] = terms
         return terms
 
@@ -112,12 +112,11 @@ class Board:
     def __init__(
         self,
         in_flight: Callable[[AgentId], int],
-        policy: CallPolicy = USUAL_CALLS,
-        policies: Mapping[str, CallPolicy] | None = None,
+        policies: CallPolicies | None = None,
         *,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """`policies`: for "Name" or "Name.method" instead of `policy`. `in_flight`: calls under way to an instance."""
+        """`in_flight`: calls under way to an instance."""
         self.in_flight = in_flight
         self.draw = draw
         self.turn = 0
@@ -128,17 +127,16 @@ class Board:
         self.openings: Counter[str] = Counter()  #: of breakers, by instance
         #: a breaker opened: of which instance, the last failure, how many there were in a row
         self.on_open: Callable[[str, str, int], None] = lambda *_: None
-        self._policy = policy
-        self._policies = policies or {}
+        self._policies = policies or CallPolicies()
         self._budgets: dict[str, RetryBudget] = {}
 
     def route(self, name: str, records: tuple[AgentRecord, ...]) -> Route:
         """What is known of `name`, whose instances are `records`. Retries that were earned outlive changes of the directory."""
-        policy = self._policies.get(name, self._policy)
         budget = self._budgets.get(name)
         if budget is None:
+            policy = self._policies.of_peer(name)
             budget = self._budgets[name] = RetryBudget(policy.retry_budget, policy.retry_reserve)
-        return Route(name, records, budget, self._policies, policy)
+        return Route(name, records, budget, self._policies)
 
     def breaker(self, record: AgentRecord) -> Breaker | None:
         """That of an instance whose last call failed; the next life of an instance begins anew."""
@@ -158,7 +156,7 @@ class Board:
         """A call to this instance failed, by its own fault."""
         breaker = self.breaker(record)
         if breaker is None:
-            policy = self._policies.get(record.id.name, self._policy)
+            policy = self._policies.of_peer(str(record.id))
             if not policy.breaker_failures:
                 return
             breaker = Breaker(policy.breaker_failures, policy.breaker_rest_s)

@@ -8,16 +8,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Final, Literal, NotRequired, Required, TypeVar, get_args, get_origin, get_type_hints, overload
+from typing import Any, Final, NotRequired, Required, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from agentkit.errors import BadRequest, ConfigError
 from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S
-from agentkit.resilience.policy import Balance, checked_balance
+from agentkit.resilience.policy import PRIORITIES, Balance, Priority, checked_balance
 from agentkit.units import seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,12 +27,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 STREAM_TIMEOUT_S: Final = 60.0
 
 _MARK: Final = "__agentkit__"
-
-
-#: `control` is for agentkit's own methods: they wait for nobody.
-Priority = Literal["normal", "high", "control"]
-#: What authors may say.
-PRIORITIES: Final = ("normal", "high")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +42,29 @@ class Rpc:
     cache_s: float | None = None
     balance: Balance | None = None
     key: str = ""
+
+    def __post_init__(self) -> None:
+        if self.priority not in (*PRIORITIES, "control"):
+            raise ConfigError(at="@rpc(priority=)", got=self.priority, want=f"one of {', '.join(PRIORITIES)}")
+        for name, value, least in (("concurrency", self.concurrency, 1), ("queue", self.queue, 0)):
+            if value is not None and value < least:
+                raise ConfigError(
+                    at=f"@rpc({name}=)",
+                    got=value,
+                    want=f"{least} or more",
+                    fix="leave it out for the agent's own limit",
+                )
+        if self.queue is not None and self.concurrency is None:
+            raise ConfigError(
+                at="@rpc(queue=)", got=self.queue, want="concurrency= beside it: that is what is waited for"
+            )
+        if self.balance is not None:
+            checked_balance(self.balance, at="@rpc(balance=)")
+        if (self.balance == "hash") != bool(self.key):
+            raise ConfigError(
+                at="@rpc(balance=, key=)", got=(self.balance, self.key),
+                want='balance="hash" and key="ARGUMENT", or neither of them',
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,39 +125,27 @@ def rpc(
     argument: calls with the same value of it go to the same replica.
 
     An exception reaches the caller as HandlerError (a CallError such as NotFound as itself) and leaves the agent serving."""
-    for name, value, least in (("concurrency", concurrency, 1), ("queue", queue, 0)):
-        if value is not None and value < least:
-            raise ConfigError(
-                at=f"@rpc({name}=)", got=value, want=f"{least} or more", fix="leave it out for the agent's own limit"
-            )
-    if queue is not None and concurrency is None:
-        raise ConfigError(at="@rpc(queue=)", got=queue, want="concurrency= beside it: that is what is waited for")
     if priority not in PRIORITIES:
         raise ConfigError(at="@rpc(priority=)", got=priority, want=f"one of {', '.join(PRIORITIES)}")
-    if balance is not None:
-        checked_balance(balance, at="@rpc(balance=)")
-    if (balance == "hash") != bool(key):
-        raise ConfigError(
-            at="@rpc(balance=, key=)", got=(balance, key), want='balance="hash" and key="ARGUMENT", or neither of them'
-        )
     declared_s = None if timeout is None else seconds(timeout, at="@rpc(timeout=)")
     queue_wait_s = None if queue_wait is None else seconds(queue_wait, at="@rpc(queue_wait=)")
     cache_s = None if cache is None else seconds(cache, at="@rpc(cache=)")
 
+    options = Rpc(
+        timeout_s=DEFAULT_TIMEOUT_S if declared_s is None else declared_s,
+        idempotent=idempotent,
+        concurrency=concurrency,
+        queue=queue,
+        queue_wait_s=queue_wait_s,
+        priority=priority,
+        cache_s=cache_s,
+        balance=balance,
+        key=key,
+    )
+
     def decorate(function: F) -> F:
-        usual_s = STREAM_TIMEOUT_S if inspect.isasyncgenfunction(function) else DEFAULT_TIMEOUT_S
-        options = Rpc(
-            timeout_s=usual_s if declared_s is None else declared_s,
-            idempotent=idempotent,
-            concurrency=concurrency,
-            queue=queue,
-            queue_wait_s=queue_wait_s,
-            priority=priority,
-            cache_s=cache_s,
-            balance=balance,
-            key=key,
-        )
-        return mark(options)(function)
+        is_long = declared_s is None and inspect.isasyncgenfunction(function)
+        return mark(replace(options, timeout_s=STREAM_TIMEOUT_S) if is_long else options)(function)
 
     return decorate(function) if function is not None else decorate
 
@@ -192,11 +198,9 @@ class Method:
 
     def __init__(self, name: str, function: Callable[..., Any], options: Rpc) -> None:
         self.name = name
-        self.options = options
         self.function = function
         self.is_stream = inspect.isasyncgenfunction(function)  #: it yields its results one after another
         self.is_async = self.is_stream or inspect.iscoroutinefunction(function)
-        self.is_urgent = options.priority == "high"
         self.parameters = list(inspect.signature(function).parameters.values())[1:]  # without self
         wrong = [p.name for p in self.parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)]
         if wrong:
@@ -214,16 +218,38 @@ class Method:
                 fix="return a list, or make it an asynchronous generator",
             )
         self.names = frozenset(p.name for p in self.parameters)
+        self._take(options)
+
+    def _take(self, options: Rpc) -> None:
+        """ConfigError: they are not for this method."""
         if options.cache_s is not None and self.is_stream:
             raise ConfigError(
-                at=f"@rpc(cache=) of {function.__qualname__}", got="a method that yields", want="one result"
+                at=f"@rpc(cache=) of {self.function.__qualname__}", got="a method that yields", want="one result"
             )
         if options.key and options.key not in self.names:
             raise ConfigError(
-                at=f"@rpc(key=) of {function.__qualname__}",
+                at=f"@rpc(key=) of {self.function.__qualname__}",
                 got=options.key,
                 want=f"one of its arguments: {', '.join(sorted(self.names)) or 'it has none'}",
             )
+        self.options = options
+        self.is_urgent = options.priority == "high"
+
+    def under(self, said: Mapping[str, Any]) -> Method:
+        """This method as the fleet file wants it: other options of Rpc (`cache_s` 0: none). Schemas that were made are kept.
+
+        ConfigError: it can't be so."""
+        values = dict(said)
+        if values.get("cache_s") == 0:
+            values["cache_s"] = None
+        if values.get("balance", "hash") != "hash":
+            values.setdefault("key", "")  # what the class says of `hash` does not count then
+        other = copy(self)
+        try:
+            other._take(replace(self.options, **values))
+        except TypeError as exc:
+            raise ConfigError(at=self.name, got=dict(said), want="options of @rpc", fix=str(exc)) from exc
+        return other
 
     @cached_property
     def hints(self) -> Mapping[str, Any]:
@@ -324,11 +350,7 @@ class Method:
             "result": _schema(lambda: {} if self.result is None else self.result.json_schema(mode="serialization")),
             "streams": self.is_stream,
             "takes_stream": self.stream_parameter,
-            "timeout_s": self.options.timeout_s,
-            "idempotent": self.options.idempotent,
-            "concurrency": self.options.concurrency,
-            "priority": self.options.priority,
-            "cache_s": self.options.cache_s,
+            **asdict(self.options),
         }
 
     def traits(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from agentkit.directory.base import INBOX_LOCAL, AgentRecord
 from agentkit.directory.static import StaticDirectory
 from agentkit.health.checks import CheckPolicy
 from agentkit.names import AgentId, AgentName, MachineName
+from agentkit.resilience.policy import FilePolicy
 from agentkit.runtime import AgentRuntime
 from agentkit.settings import AgentSettings, SecretSource
 from agentkit.transport.peer import Identity
@@ -54,6 +55,7 @@ async def running(
     *,
     name: str | None = None,
     config: Mapping[str, Any] | None = None,
+    policy: Mapping[str, Any] | None = None,
     peers: Mapping[str, str] | None = None,
     secrets: Mapping[str, SecretSource] | None = None,
     data_dir: Path | None = None,
@@ -62,12 +64,14 @@ async def running(
     trace_sample: float = 0,
 ) -> AsyncIterator[Running[A]]:
     """`cls`, started and ready, until the block ends. `peers`: name -> endpoint of the agents that it calls
-    (another `running(...)`'s `endpoint`). StartupError when it does not come up. `data_dir`: default a temporary one.
+    (another `running(...)`'s `endpoint`). StartupError when it does not come up.
+    `policy`: agentkit.resilience.policy.FilePolicy, as a map: what a fleet file may say. `data_dir`: default a temporary one.
     `trace_sample`: the part of its own calls that is traced."""
     with tempfile.TemporaryDirectory(prefix="agentkit-") as scratch:
         settings = AgentSettings(
             id=AgentId(MACHINE, AgentName(name or cls.__name__)),
             config=config or {},
+            policy=FilePolicy.read(policy or {}, at="policy"),
             health_port=0,
             data_dir=data_dir or Path(scratch),
             secrets=secrets or {},
@@ -87,8 +91,8 @@ async def running(
                 incarnation=settings.incarnation,
                 phase="ready",
                 endpoints={INBOX_LOCAL: endpoint},
-                timeouts_s={method: m.options.timeout_s for method, m in cls.methods.items()},
-                traits=traits_of(cls.methods),
+                timeouts_s={method: m.options.timeout_s for method, m in agent.methods.items()},
+                traits=traits_of(agent.methods),
             )
             directory = StaticDirectory(here=MACHINE)
             directory.put(record)

@@ -22,6 +22,7 @@ from agentkit.agent.caller import Caller
 from agentkit.directory.base import AgentRecord
 from agentkit.directory.static import StaticDirectory
 from agentkit.names import AgentId, AgentName, Incarnation, MachineName
+from agentkit.resilience.policy import CallPolicies
 from tests.agentkit.support import PATIENCE_S, ROOT, Listener, Nursery, eventually, identity, outcome
 
 pytestmark = pytest.mark.process
@@ -49,7 +50,7 @@ async def calling(nursery: Nursery, **policy: Any) -> AsyncIterator[Caller]:
             traits={"wait": {"idempotent": True}},
         )
     )  # fmt: skip
-    caller = Caller(identity("caller"), directory, policy=CallPolicy(**policy))
+    caller = Caller(identity("caller"), directory, policies=CallPolicies(CallPolicy(**policy)))
     try:
         yield caller
         await eventually(lambda: all(channel.in_flight == 0 for channel in caller._channels.values()))

@@ -22,7 +22,7 @@ from agentkit.errors import (
     from_wire,
 )
 from agentkit.names import AgentId, Incarnation
-from agentkit.resilience.policy import USUAL_CALLS, CallPolicy
+from agentkit.resilience.policy import USUAL_CALLS, CallPolicies, CallPolicy
 
 
 def record(slot: int = 0, phase: str = "ready", incarnation: int = 1, **facts: Any) -> AgentRecord:
@@ -42,7 +42,7 @@ class Desk:
     def __init__(
         self, *records: AgentRecord, policy: CallPolicy = USUAL_CALLS, policies: dict[str, CallPolicy] | None = None
     ) -> None:
-        self.board = Board(lambda _: 0, policy, policies, draw=lambda: 0.5)
+        self.board = Board(lambda _: 0, CallPolicies(policy, policies), draw=lambda: 0.5)
         self.records = records or (record(),)
         self.now_s = 1000.0
 

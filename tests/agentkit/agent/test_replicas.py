@@ -18,6 +18,7 @@ from agentkit.agent.caller import Caller
 from agentkit.directory.base import AgentRecord
 from agentkit.directory.static import StaticDirectory
 from agentkit.names import AgentId, Incarnation
+from agentkit.resilience.policy import CallPolicies
 from agentkit.testing import Running, running
 from tests.agentkit.support import Listener, eventually, identity
 
@@ -100,7 +101,7 @@ async def test_a_call_to_one_that_is_not_there_yet_is_made_again_after_a_second(
     with Listener() as place:
         port = place.sock.getsockname()[1]
     directory = StaticDirectory({"Store": f"tcp://127.0.0.1:{port}"}, here="test")
-    caller = Caller(identity("caller"), directory, policy=CallPolicy(retry_wait_s=0.3))
+    caller = Caller(identity("caller"), directory, policies=CallPolicies(CallPolicy(retry_wait_s=0.3)))
     call = asyncio.create_task(caller.call("Store", "whoami"))
     await eventually(lambda: caller.board.retries == {"Store": 1})
     async with running(Store) as store:
