@@ -19,6 +19,7 @@ from agentkit.agent.events import AgentEvents
 from agentkit.agent.handlers import Method, methods_of
 from agentkit.agent.policies import methods_under
 from agentkit.agent.streaming import Results
+from agentkit.agent.subscriptions import check_subscribers
 from agentkit.errorbus import ErrorBus
 from agentkit.errors import AgentkitError, ConfigError
 from agentkit.observe.log import Logger, get_logger
@@ -96,6 +97,7 @@ class BaseAgent:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.methods = methods_of(cls)
+        check_subscribers(cls)
 
     # -- hooks for authors --------------------------------------------------------------------------------------------
 

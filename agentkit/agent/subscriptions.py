@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from agentkit.agent.handlers import mark, marked
 from agentkit.errors import ConfigError
@@ -71,14 +71,14 @@ class Subscription:
 
         ConfigError: the method can't take events."""
         self.name = name
-        self.pattern = Pattern(options.pattern, at=f"@subscribe {function.__qualname__}")
+        self._shape = shape_of(function, options.pattern)
+        self.pattern = self._shape.pattern
         self.failed = 0  #: events that the method raised for, or that did not fit its annotation
         self._owner = owner
         self._function = function
         self._is_async = inspect.iscoroutinefunction(function)
         self._options = options
         self._on_failed = on_failed
-        self._shape = _Shape(function, self.pattern)
         self._waiting: deque[Delivery] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -136,17 +136,13 @@ class Subscription:
             log.error("event.failed", method=self.name, topic=delivery.topic, exc_info=failure)
 
 
-class _Shape:
+class Shape:
     """What a method wants of a delivery."""
 
     def __init__(self, function: Callable[..., Any], pattern: Pattern) -> None:
         at = f"@subscribe {function.__qualname__}"
-        parameters = list(inspect.signature(function).parameters.values())[1:]
-        plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        if len(plain) not in (1, 2) or len(plain) != len(parameters):
-            raise ConfigError(
-                at=at, got=f"({', '.join(p.name for p in parameters)})", want="(self, event) or (self, topic, event)"
-            )
+        self.pattern = pattern
+        plain = _parameters(function)
         self._has_topic = len(plain) == 2
         try:
             hint = get_type_hints(function).get(plain[-1].name, Any)
@@ -157,7 +153,7 @@ class _Shape:
             ) from exc  # fmt: skip
         self._wants_delivery = hint is Delivery
         self._wants_plain = hint in (Any, dict, Mapping) or (get_origin(hint) is dict and not _values_of(hint))
-        self._wants_any_event = hint is Event
+        self.wants_any_event = hint is Event
         self._classes = _event_classes(hint)
         topics = [cls.event_topic for cls in self._classes if cls.event_topic is not None]
         strange = [topic for topic in topics if not pattern.matches(topic)]
@@ -167,8 +163,14 @@ class _Shape:
                 fix=f"its events are annotated as those of {strange[0]}",
             )  # fmt: skip
         self._by_topic: dict[str, Callable[[Any], Any]] = {}  #: bounded: only topics that have a type here
-        special = self._wants_delivery or self._wants_plain or self._wants_any_event
-        self._adapter: TypeAdapter[Any] | None = None if special else TypeAdapter(hint)
+        special = self._wants_delivery or self._wants_plain or self.wants_any_event
+        try:
+            self._adapter: TypeAdapter[Any] | None = None if special else TypeAdapter(hint)
+        except PydanticUserError as exc:
+            raise ConfigError(
+                at=at, got=hint, want="a class of events (agentkit.Event), Event, dict, Delivery, or another model",
+                fix=str(exc).splitlines()[0],
+            ) from exc  # fmt: skip
 
     def arguments(self, delivery: Delivery) -> tuple[Any, ...]:
         """For the method, without self. ValueError: what arrived does not fit."""
@@ -190,12 +192,36 @@ class _Shape:
     def _check_for(self, topic: str) -> Callable[[Any], Any]:
         """What makes an event of plain data. Of several classes the topic's own is meant, whatever others it may look like."""
         model = type_of(topic)
-        if model is not None and (self._wants_any_event or model in self._classes):
+        if model is not None and (self.wants_any_event or model in self._classes):
             check = self._by_topic[topic] = model.__pydantic_validator__.validate_python
             return check
         if self._adapter is None:
             raise ValueError(f"no type of event for topic {topic} here; import the class that has it")
         return self._adapter.validator.validate_python
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Those for an event, without self; ConfigError: it can't be called with one."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(plain) not in (1, 2) or len(plain) != len(parameters):
+        raise ConfigError(
+            at=f"@subscribe {function.__qualname__}",
+            got=f"({', '.join(p.name for p in parameters)})",
+            want="(self, event) or (self, topic, event)",
+        )
+    return plain
+
+
+def check_subscribers(cls: type) -> None:
+    """What shows without looking at annotations, which may not be there yet. ConfigError names the method."""
+    for _, function, _ in marked(cls, Subscribe):
+        _parameters(function)
+
+
+def shape_of(function: Callable[..., Any], pattern: str) -> Shape:
+    """ConfigError: the method can't take events, or none of those that `pattern` means."""
+    return Shape(function, Pattern(pattern, at=f"@subscribe {function.__qualname__}"))
 
 
 def _values_of(hint: Any) -> bool:

@@ -57,6 +57,11 @@ def type_of(topic: str) -> type[Event] | None:
     return _types.get(topic)
 
 
+def topics() -> tuple[str, ...]:
+    """Those that have a type, as far as this process has imported them."""
+    return tuple(_types)
+
+
 def checked(topic: str, payload: object) -> Event:
     """`payload` (an instance, or a map of its fields) as the event that `topic` stands for.
 

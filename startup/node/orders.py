@@ -105,6 +105,8 @@ def _told(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnatio
         told["WATCHDOG_USEC"] = str(round(spec.watchdog_s * 1e6))
     if spec.secrets:
         told["AGENTKIT_SECRETS"] = json.dumps({name: asdict(ref) for name, ref in spec.secrets.items()})
+    if spec.policy:
+        told["AGENTKIT_POLICY"] = json.dumps(spec.policy)
     if spec.kind == "task":
         told["AGENTKIT_KIND"] = "task"
     if isinstance(spec.target, AgentTarget):

@@ -314,12 +314,17 @@ def module_problems(resolved: Resolved, verdicts: Mapping[Order, Verdict]) -> It
             continue
         spec, entry = resolved.specs[id], resolved.entries[id]
         key = "agent" if order.script is None else "script_path"
-        for at, found, want in verdict.config_errors.get(number, ()):
-            path = ("config", *at.split(".")) if at else ("config",)
+        for at, found, want in verdict.errors.get(number, ()):
+            path = at.split(".")
             place = str(entry.place_of(*path))
-            yield Problem(check="config", place=place, at=f"{entry.at}.{'.'.join(path)}", found=found, want=want)
+            check = "config" if path[0] == "config" else "policy"
+            yield Problem(check=check, place=place, at=f"{entry.at}.{at}", found=found, want=want)
         if verdict.kind == "not-checked":
             unseen.setdefault(verdict.message, []).append(id)
+        for doubt in verdict.doubts if not number else ():
+            yield Problem(
+                severity="warning", check="class", place=resolved.place(id, key), at=f"{entry.at}.{key}", found=doubt
+            )
         if verdict.kind in ("agent", "program", "not-checked"):
             continue
         severity: Severity = "error"
@@ -357,6 +362,8 @@ def _said(order: Order, verdict: Verdict) -> tuple[str, str, str]:
             )
         case "no-agent":
             return f"{order.cls} in {name} is no agent", f"a subclass of agentkit.BaseAgent; there: {there}", ""
+        case "faulty":
+            return verdict.message, "what agentkit can run", ""
         case "missing":
             return verdict.message, "a file or module below project_root", ""
         case _:

@@ -146,6 +146,9 @@ class AgentSpec:
     shutdown_grace_s: float = 10.0
     trace_sample: float = 0.01
     hibernate: HibernatePolicy = field(default_factory=HibernatePolicy)
+    policy: Mapping[str, Any] = field(
+        default_factory=dict
+    )  #: what the file says under `serve` and `calls` (policies.py)
     on_error: tuple[ErrorRule, ...] = ()
     source: str = ""  #: "file:line" of its entry, for messages
     problem: str = ""  #: why an optional agent is skipped although it is enabled (its script does not compile, ...)

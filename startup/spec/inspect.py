@@ -14,12 +14,14 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from startup.spec.verdict import Order, Verdict
+from startup.spec.modules import source_file
+from startup.spec.problem import did_you_mean
+from startup.spec.verdict import Asked, Order, Verdict
 
 
 def main() -> None:
@@ -28,17 +30,17 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for line in sys.stdin:
         asked = json.loads(line)
-        verdict = look(Order(**asked["order"]), asked["configs"])
+        verdict = look(Order(**asked["order"]), asked["asked"])
         answers.write(json.dumps(verdict.to_wire()) + "\n")
         answers.flush()
 
 
-def look(order: Order, configs: Sequence[Any]) -> Verdict:
+def look(order: Order, asked: Sequence[Asked]) -> Verdict:
     """Import what `order` names, here and now, and judge it. Never raises."""
     if sys.path[0] != order.project_root:
         sys.path.insert(0, order.project_root)
     if order.script is None:
-        return _module(order, configs)
+        return _module(order, asked)
     path = Path(order.script)
     if not path.is_file():
         return Verdict(kind="missing", message=f"there is no file {path}")
@@ -53,7 +55,7 @@ def look(order: Order, configs: Sequence[Any]) -> Verdict:
         module = _imported(path)
     except BaseException as exc:  # noqa: BLE001  sys.exit and worse at import are verdicts too
         return _unimportable(exc, str(path))
-    return _judged(module, order, configs)
+    return _judged(module, order, asked)
 
 
 def has_candidate(tree: ast.Module) -> bool:
@@ -99,7 +101,7 @@ def _imported(path: Path) -> ModuleType:
     return module
 
 
-def _module(order: Order, configs: Sequence[Any]) -> Verdict:
+def _module(order: Order, asked: Sequence[Asked]) -> Verdict:
     assert order.module is not None
     try:
         module = importlib.import_module(order.module)
@@ -108,12 +110,17 @@ def _module(order: Order, configs: Sequence[Any]) -> Verdict:
             return Verdict(
                 kind="missing", message=f"there is no module {exc.name} in {order.project_root} or installed"
             )
-        return _unimportable(exc, "")
+        return _unimportable(exc, _file_of(order))
     except SyntaxError as exc:
         return Verdict(kind="broken", message=f"does not compile: {exc}", line=exc.lineno)
     except BaseException as exc:  # noqa: BLE001
-        return _unimportable(exc, "")
-    return _judged(module, order, configs)
+        return _unimportable(exc, _file_of(order))
+    return _judged(module, order, asked)
+
+
+def _file_of(order: Order) -> str:
+    file = source_file(order)
+    return str(file) if file is not None else ""
 
 
 def _unimportable(exc: BaseException, file: str) -> Verdict:
@@ -132,8 +139,9 @@ def _unimportable(exc: BaseException, file: str) -> Verdict:
     )
 
 
-def _judged(module: ModuleType, order: Order, configs: Sequence[Any]) -> Verdict:
+def _judged(module: ModuleType, order: Order, asked: Sequence[Asked]) -> Verdict:
     from agentkit import BaseAgent
+    from agentkit.agent.declared import remarks_on
 
     def is_agent(value: object) -> bool:
         return isinstance(value, type) and issubclass(value, BaseAgent) and value is not BaseAgent
@@ -149,8 +157,35 @@ def _judged(module: ModuleType, order: Order, configs: Sequence[Any]) -> Verdict
         cls = getattr(module, order.cls, None)
         if not is_agent(cls):
             return Verdict(kind="no-class" if cls is None else "no-agent", classes=here)
-    errors = {number: found for number, config in enumerate(configs) if (found := _config_errors(cls, config))}
-    return Verdict(kind="agent", cls=cls.__name__, config_errors=errors)
+    faults, doubts = remarks_on(cls)
+    if faults:
+        return Verdict(kind="faulty", cls=cls.__name__, classes=here, message="; ".join(faults))
+    errors = {
+        number: found
+        for number, one in enumerate(asked)
+        if (found := [*_config_errors(cls, one.get("config", {})), *_method_errors(cls, one.get("methods", {}))])
+    }
+    return Verdict(kind="agent", cls=cls.__name__, errors=errors, methods=sorted(cls.methods), doubts=doubts)
+
+
+def _method_errors(cls: Any, said: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    from agentkit import ConfigError
+    from agentkit.agent.policies import methods_under
+
+    found: list[tuple[str, str, str]] = []
+    for name, options in said.items():
+        try:
+            methods_under(cls.methods, {name: options})
+        except ConfigError as exc:
+            if name not in cls.methods:
+                found.append((exc.at, name, f"a method of {cls.__name__}: {_near(name, cls.methods)}"))
+            else:
+                found.append((exc.at, _shown(exc.got), exc.want))
+    return found
+
+
+def _near(name: str, methods: Mapping[str, Any]) -> str:
+    return did_you_mean(name, methods) or ", ".join(sorted(methods)) or "it has none"
 
 
 def _config_errors(cls: Any, config: Any) -> list[tuple[str, str, str]]:
@@ -160,7 +195,7 @@ def _config_errors(cls: Any, config: Any) -> list[tuple[str, str, str]]:
         cls.Config.model_validate(config)
     except ValidationError as exc:
         errors = exc.errors(include_url=False)
-        return [(".".join(map(str, e["loc"])), _shown(e["input"]), _wanted(cls, e)) for e in errors]
+        return [(".".join(("config", *map(str, e["loc"]))), _shown(e["input"]), _wanted(cls, e)) for e in errors]
     return []
 
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from agentkit.names import AgentId
 from startup.spec import legacy
@@ -20,13 +19,15 @@ from startup.spec.members import Member, members_of, order_of, project_root_of
 from startup.spec.model import MachineModel
 from startup.spec.modules import look_at, source_file
 from startup.spec.parse import Parsed, parsed
+from startup.spec.peers import called_methods, peer_problems
+from startup.spec.policies import policy_of
 from startup.spec.ports import PortPair
 from startup.spec.problem import Problem
 from startup.spec.programs import command_problems
 from startup.spec.resolve import Resolved, plain, resolved
 from startup.spec.source import Table
 from startup.spec.taken import taken_problems
-from startup.spec.verdict import Order, Verdict
+from startup.spec.verdict import Asked, Order, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,7 @@ def load(
     is_whole = not any(problem.severity == "error" for problem in problems)
     problems += pure_problems(whole)
     problems += module_problems(whole, verdicts)
+    problems += peer_problems(whole, verdicts)
     if inspect:
         problems += command_problems(whole, environ)
     return Loaded(fleet=whole.fleet if is_whole else None, problems=tuple(problems), resolved=whole)
@@ -123,9 +125,10 @@ def _drafted(
 def _verdicts(
     file: Parsed, members: tuple[Member, ...], hosts: Mapping[str, str], path: Path, cache: Path | None
 ) -> dict[Order, Verdict]:
-    """Looks at each module once, with the configs of all agents that share it, in their order."""
+    """Looks at each module once, with what all agents that share it want of it, in their order."""
     root = project_root_of(file, path)
-    asked: dict[Order, list[Any]] = {}
+    called = called_methods(members)
+    asked: dict[Order, list[Asked]] = {}
     elsewhere: dict[Order, Verdict] = {}
     here: set[Order] = set()
     seen: set[AgentId] = set()
@@ -134,14 +137,23 @@ def _verdicts(
         if order is None or member.id() in seen:
             continue
         seen.add(member.id())
-        asked.setdefault(order, []).append(plain(member.settings.config))
+        asked.setdefault(order, []).append(_asked(member, called.get(member.entry.name, ())))
         why_not = _why_not_here(member.machine, file.file.machines[member.machine], hosts[member.machine], order)
         if why_not:
             elsewhere[order] = Verdict(kind="not-checked", message=why_not)
         else:
             here.add(order)
-    found = look_at({order: configs for order, configs in asked.items() if order in here}, cache=cache)
+    found = look_at({order: wanted for order, wanted in asked.items() if order in here}, cache=cache)
     return {**elsewhere, **found}
+
+
+def _asked(member: Member, called: Collection[str]) -> Asked:
+    asked: Asked = {"config": plain(member.settings.config)}
+    if methods := policy_of(member.settings.serve, member.settings.calls).get("methods"):
+        asked["methods"] = methods
+    if called:
+        asked["called"] = sorted(called)
+    return asked
 
 
 def _why_not_here(name: str, machine: MachineModel, host: str, order: Order) -> str:

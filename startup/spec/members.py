@@ -8,7 +8,8 @@ from typing import Any, Final, TypeVar
 
 from agentkit.names import AgentId, AgentName, MachineName
 from startup.spec.draft import Entry
-from startup.spec.model import AgentSettings, FileModel, Model
+from startup.spec.fields import Model
+from startup.spec.model import AgentSettings, FileModel
 from startup.spec.parse import Parsed
 from startup.spec.problem import Problem, did_you_mean
 from startup.spec.verdict import Order

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic.json_schema import WithJsonSchema
 
 from agentkit.names import NAME_PATTERN, is_name
-from startup.spec.units import duration_s, is_web_address, port_range, refuse, size_bytes
+from startup.spec.fields import Duration, Model, Size
+from startup.spec.policies import CallsModel, ServeModel
+from startup.spec.units import is_web_address, port_range, refuse
 
 #: Used when a file has no `port_ranges`.
 DEFAULT_PORT_RANGES: Final = {
@@ -46,12 +48,6 @@ def _text(value: object) -> object:
     return str(value) if isinstance(value, int | float) else value
 
 
-_DURATION_SCHEMA: Final = {"anyOf": [{"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$"}, {"const": 0}], "examples": ["300ms", "10s", "5m"]}  # fmt: skip  # noqa: E501
-_SIZE_SCHEMA: Final = {
-    "type": "string",
-    "pattern": r"^\d+(\.\d+)?(Ki|Mi|Gi|Ti)$",
-    "examples": ["512Ki", "256Mi", "2Gi"],
-}
 _PORT_SCHEMA: Final = {
     "anyOf": [
         {"type": "integer", "minimum": 1, "maximum": 65535},
@@ -59,17 +55,9 @@ _PORT_SCHEMA: Final = {
     ]
 }
 
-Duration = Annotated[float, BeforeValidator(duration_s), WithJsonSchema(_DURATION_SCHEMA)]
-Size = Annotated[int, BeforeValidator(size_bytes), WithJsonSchema(_SIZE_SCHEMA)]
 Port = Annotated[int, Field(ge=1, le=65535), WithJsonSchema(_PORT_SCHEMA)]
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN.pattern}$"})]
 EnvText = Annotated[str, BeforeValidator(_text)]
-
-
-class Model(BaseModel):
-    """Base of all: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
 
 class StartModel(Model):
@@ -292,10 +280,24 @@ class AgentSettings(Model):
     trace: TraceModel = Field(default_factory=lambda: TraceModel(), description="Which of its calls are traced.")
     shutdown: ShutdownModel = Field(default_factory=lambda: ShutdownModel(), description="How it is stopped.")
     hibernate: HibernateModel = Field(default_factory=lambda: HibernateModel(), description="When it sleeps.")
+    serve: ServeModel = Field(
+        default_factory=lambda: ServeModel(),
+        description="What it lets in: limits, queues, kept answers; and of its methods.",
+    )
+    calls: CallsModel = Field(
+        default_factory=lambda: CallsModel(),
+        description="How it calls others: retries, breakers, balancing; and some of them.",
+    )
     on_error: OnErrorEntry = Field(
         default_factory=list,
         description="What is done about its errors: one rule, or a list; [] for none of the defaults'.",
     )
+
+
+def _without_methods(value: AgentSettings) -> AgentSettings:
+    if value.serve.methods:
+        raise refuse("`serve.methods` below the agents that have these methods", "move it there")
+    return value
 
 
 class SshModel(Model):
@@ -375,7 +377,7 @@ class FileModel(Model):
     external: dict[Name, ExternalModel] = Field(
         default_factory=dict, description="Things that agents depend on but that are not started here."
     )
-    defaults: AgentSettings = Field(
+    defaults: Annotated[AgentSettings, AfterValidator(_without_methods)] = Field(
         default_factory=lambda: AgentSettings(), description="Keys of all agents that they do not have themselves."
     )
     agent_groups: dict[Name, dict[str, AgentSettings | Name]] = Field(

@@ -16,24 +16,26 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from agentkit._version import VERSION
-from startup.spec.verdict import Order, Verdict
+from startup.spec.verdict import Asked, Order, Verdict
 
 #: For all orders together, in seconds; what was not looked at by then is `not checked here`.
 TIMEOUT_S: Final = 20.0
+#: Of what is looked for: a higher number, and verdicts of before are asked for again.
+_FORM: Final = 2
 
-Asked = Mapping[Order, Sequence[Any]]
+Questions = Mapping[Order, Sequence[Asked]]
 
 
-def look_at(asked: Asked, *, timeout_s: float = TIMEOUT_S, cache: Path | None = None) -> dict[Order, Verdict]:
-    """A verdict for each order and the configs it has to take. `cache`: default_cache() unless a test says otherwise."""
+def look_at(asked: Questions, *, timeout_s: float = TIMEOUT_S, cache: Path | None = None) -> dict[Order, Verdict]:
+    """A verdict for each order and what its agents want of it. `cache`: default_cache() unless a test says otherwise."""
     memory = _Memory(cache or default_cache())
     found: dict[Order, Verdict] = {}
     todo: deque[Order] = deque()
-    for order, configs in asked.items():
-        known = memory.recall(order, configs)
+    for order, wanted in asked.items():
+        known = memory.recall(order, wanted)
         if known is not None:
             found[order] = known
         else:
@@ -48,8 +50,8 @@ def look_at(asked: Asked, *, timeout_s: float = TIMEOUT_S, cache: Path | None = 
         thread.start()
     for thread in threads:
         thread.join()
-    for order, configs in asked.items():
-        memory.keep(order, configs, found[order])
+    for order, wanted in asked.items():
+        memory.keep(order, wanted, found[order])
     return found
 
 
@@ -59,7 +61,7 @@ def default_cache() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "agentkit" / "inspect"
 
 
-def _work(todo: deque[Order], asked: Asked, ends_s: float, timeout_s: float, found: dict[Order, Verdict]) -> None:
+def _work(todo: deque[Order], asked: Questions, ends_s: float, timeout_s: float, found: dict[Order, Verdict]) -> None:
     child: _Child | None = None
     try:
         while True:
@@ -102,11 +104,11 @@ class _Child:
         )
         self._timed_out = False
 
-    def ask(self, order: Order, configs: Sequence[Any], ends_s: float) -> Verdict | None:
+    def ask(self, order: Order, wanted: Sequence[Asked], ends_s: float) -> Verdict | None:
         """None: it died, or took too long."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        line = json.dumps({"order": asdict(order), "configs": list(configs)}, default=str) + "\n"
+        line = json.dumps({"order": asdict(order), "asked": list(wanted)}, default=str) + "\n"
         try:
             self._process.stdin.write(line.encode())
             self._process.stdin.flush()
@@ -147,18 +149,20 @@ class _Memory:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def recall(self, order: Order, configs: Sequence[Any]) -> Verdict | None:
+    def recall(self, order: Order, wanted: Sequence[Asked]) -> Verdict | None:
         try:
             kept = json.loads(self._file(order).read_bytes())
-            if kept["digest"] == _digest(order, configs):
+            if kept["digest"] == _digest(order, wanted):
                 return Verdict.from_wire(kept["verdict"])
         except (OSError, ValueError, KeyError, TypeError):
             pass  # no such file, or one of another version: it is made again
         return None
 
-    def keep(self, order: Order, configs: Sequence[Any], verdict: Verdict) -> None:
-        digest = _digest(order, configs)
-        if digest is None or verdict.kind not in ("agent", "program") or verdict.config_errors:
+    def keep(self, order: Order, wanted: Sequence[Asked], verdict: Verdict) -> None:
+        digest = _digest(order, wanted)
+        called = {name for one in wanted for name in one.get("called", ())}
+        is_good = verdict.kind in ("agent", "program") and not (verdict.errors or verdict.doubts)
+        if digest is None or not is_good or not called <= set(verdict.methods):
             return
         file = self._file(order)
         beside = file.with_suffix(f".{os.getpid()}")
@@ -182,9 +186,9 @@ def source_file(order: Order) -> Path | None:
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
-def _digest(order: Order, configs: Sequence[Any]) -> str | None:
+def _digest(order: Order, wanted: Sequence[Asked]) -> str | None:
     file = source_file(order)
     if file is None or not file.is_file():
         return None
-    facts = json.dumps([sys.version, VERSION, list(configs)], default=str, sort_keys=True)
+    facts = json.dumps([sys.version, VERSION, _FORM, list(wanted)], default=str, sort_keys=True)
     return hashlib.blake2b(file.read_bytes() + facts.encode(), digest_size=16).hexdigest()

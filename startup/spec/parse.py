@@ -12,7 +12,8 @@ from pydantic_core import ErrorDetails
 
 from agentkit.names import is_name
 from startup.spec.draft import Draft, Entry
-from startup.spec.model import AgentSettings, FileModel, Model
+from startup.spec.fields import Model
+from startup.spec.model import AgentSettings, FileModel
 from startup.spec.problem import Problem, did_you_mean
 from startup.spec.source import Place, Table
 

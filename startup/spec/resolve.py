@@ -33,6 +33,7 @@ from startup.spec.fleet import (
 from startup.spec.members import Member, order_of, project_root_of
 from startup.spec.model import FileModel, OnErrorModel, ReadyModel, rules_of
 from startup.spec.parse import Parsed
+from startup.spec.policies import policy_of
 from startup.spec.ports import Claim, PortPair
 from startup.spec.problem import Problem
 from startup.spec.source import Table
@@ -205,6 +206,7 @@ def _spec(
         shutdown_grace_s=settings.shutdown.grace,
         trace_sample=settings.trace.sample,
         hibernate=HibernatePolicy(after_s=settings.hibernate.after, depth=settings.hibernate.depth),
+        policy=policy_of(settings.serve, settings.calls) if is_agent else {},
         on_error=tuple(_error_rule(rule) for rule in rules_of(settings.on_error)),
         source=str(entry.place),
         problem=verdict.message if verdict and verdict.kind in SKIPPABLE and not settings.required else "",

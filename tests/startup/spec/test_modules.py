@@ -161,7 +161,7 @@ def test_a_good_verdict_is_remembered_until_the_file_or_the_config_changes(
     with monkeypatch.context() as patched:
         patched.setattr("startup.spec.modules._Child", None)  # no child could be made
         assert look_at({order: [{}]}, cache=cache)[order].cls == "Worker"
-    assert look_at({order: [{"size": "x"}]}, cache=cache)[order].config_errors
+    assert look_at({order: [{"config": {"size": "x"}}]}, cache=cache)[order].errors
     write(tmp_path, {"work.py": "x = 1\n"})
     assert look_at({order: [{}]}, cache=cache)[order].kind == "program"
 
