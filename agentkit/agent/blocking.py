@@ -104,6 +104,8 @@ class BlockingCaller:
             with span or nullcontext():
                 result = self._run(course, target, method, arguments, content, meta)
         except CallError as error:
+            with self._lock:
+                course.lost(error)
             if fallback is NOTHING and not self.fallbacks.declared:
                 raise
             return self._fallen_back(
@@ -212,6 +214,8 @@ class BlockingCaller:
             except CallError as error:
                 with self._lock:
                     pause_s = None if has_come else course.failed(error, now_s(), channel)
+                    if pause_s is None:
+                        course.lost(error)
                 if pause_s is None:
                     raise
             except BaseException:  # GeneratorExit: the loop was left

@@ -100,6 +100,7 @@ class Caller:
             run = self._run(course, target, method, arguments, content, meta)
             result = await (run if span is None else _within(span, run))
         except CallError as error:
+            course.lost(error)
             if fallback is NOTHING and not self.fallbacks.declared:
                 raise
             result = self.fallbacks.answer(fallback, target, method, content, arguments, error)

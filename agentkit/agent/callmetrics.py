@@ -15,6 +15,11 @@ _COUNTERS: Final = {
     "agent_call_retries_total": ("retries", "peer", "Calls made again after they had failed"),
     "agent_call_retries_refused_total": ("refused_retries", "peer", "Retries that the budget did not allow"),
     "agent_call_moves_total": ("moves", "peer", "Calls that a draining peer sent elsewhere"),
+    "agent_calls_failed_total": (
+        "failures",
+        "code",
+        "Calls to others that ended by an error, fallbacks' answers included",
+    ),
     "agent_breaker_openings_total": ("openings", "instance", "Breakers that opened"),
 }
 
@@ -39,9 +44,17 @@ def observe_calls(book: AgentMetrics, *callers: Caller | BlockingCaller) -> None
                 found[instance] = max(state, found.get(instance, 0.0))
         return found
 
+    def budgets() -> Mapping[str, float]:
+        left: dict[str, float] = {}
+        for board in boards:
+            for peer, tokens in board.budgets().items():
+                left[peer] = min(tokens, left.get(peer, tokens))
+        return left
+
     for name, (counter, label, help_) in _COUNTERS.items():
         book.counters(name, help_, label, lambda counter=counter: total(counter))  # type: ignore[misc]
     book.counters("agent_call_fallbacks_total", "Calls that a fallback answered", "peer", fallbacks)
+    book.gauges("agent_call_retry_budget", "Retries that may be made now", "peer", budgets)
     book.gauges(
         "agent_breaker_open", "1: gets no calls now; 0: its last calls failed; absent: all is well", "instance", states
     )  # fmt: skip

@@ -125,6 +125,7 @@ class Board:
         self.moves: Counter[str] = Counter()
         self.refused_retries: Counter[str] = Counter()  #: the budget was spent
         self.openings: Counter[str] = Counter()  #: of breakers, by instance
+        self.failures: Counter[str] = Counter()  #: calls that ended by an error, by its code
         #: a breaker opened: of which instance, the last failure, how many there were in a row
         self.on_open: Callable[[str, str, int], None] = lambda *_: None
         self._policies = policies or CallPolicies()
@@ -164,6 +165,10 @@ class Board:
         if breaker.failed(now_s, event):
             self.openings[str(record.id)] += 1
             self.on_open(str(record.id), f"{error.code}: {error.message}", breaker.failures)
+
+    def budgets(self) -> dict[str, float]:
+        """For metrics: retries that each peer may be burdened with now."""
+        return {name: budget.tokens for name, budget in tuple(self._budgets.items())}
 
     def open_breakers(self) -> dict[str, float]:
         """For metrics: 1 for each instance that gets no calls now; 0 for one whose last calls failed."""
@@ -235,6 +240,10 @@ class Course:
         """The instance answered."""
         if self._board.breakers and self._record is not None:
             self._board.breakers.pop(self._record.id, None)
+
+    def lost(self, error: CallError) -> None:
+        """That is what the whole call ends with, unless a fallback answers."""
+        self._board.failures[error.code] += 1
 
     def dropped(self) -> None:
         """It ended without a word about the instance: nobody waits for it any more."""

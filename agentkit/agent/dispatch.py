@@ -33,6 +33,7 @@ from agentkit.errors import (
 )
 from agentkit.observe.log import get_logger, task_id
 from agentkit.observe.trace import TRACEPARENT, Span, Tracer
+from agentkit.resilience.admission import Gate
 from agentkit.resilience.deadline import DeadlineQueue
 from agentkit.resilience.policy import USUAL_SERVICE, ServePolicy
 from agentkit.transport.peer import Inbound
@@ -135,6 +136,11 @@ class Dispatcher:
     def waiting(self) -> int:
         """Requests that wait for their turn."""
         return self._turns.waiting
+
+    @property
+    def gates(self) -> Mapping[str, Gate[Serving]]:
+        """What requests pass before they run: `handlers`, `threads`, and those of methods with a limit of their own."""
+        return self._turns.all
 
     @property
     def in_flight(self) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 from agentkit.agent.dispatch import Dispatcher
 from agentkit.clock import now_s
 from agentkit.observe.lag import LoopLag
 from agentkit.observe.metrics import AgentMetrics
+from agentkit.resilience.admission import Gate
 from agentkit.transport.inbox import Inbox
 
 
@@ -38,6 +41,13 @@ def show(
         "Callers that went without BYE",
         lambda: found.lost_peers if (found := inbox()) else 0,
     )
+    for name, help_, read in (
+        ("agent_admission_limit", "How many may run at once", _limit),
+        ("agent_admission_running", "How many run", _running),
+        ("agent_admission_room", "How many may wait for a turn", _room),
+        ("agent_admission_waiting", "How many wait for a turn", _waiting),
+    ):
+        book.gauges(name, help_, "gate", partial(_of_gates, dispatcher.gates, read))
     book.counter("agent_reader_safety_hits_total", "Messages found by the safety tick only", safety_hits)
     for name, help_, counts in (
         ("agent_cache_hits_total", "Requests answered by @rpc(cache=) without a run", dispatcher.sharing.hits),
@@ -45,3 +55,23 @@ def show(
         ("agent_repeats_total", "Requests whose idempotency key had come before", dispatcher.sharing.repeats),
     ):
         book.counters(name, help_, "method", lambda counts=counts: counts)  # type: ignore[misc]
+
+
+def _of_gates(gates: Mapping[str, Gate[Any]], read: Callable[[Gate[Any]], int]) -> Mapping[str, float]:
+    return {name: float(read(gate)) for name, gate in gates.items()}
+
+
+def _limit(gate: Gate[Any]) -> int:
+    return gate.limit
+
+
+def _running(gate: Gate[Any]) -> int:
+    return gate.inside
+
+
+def _room(gate: Gate[Any]) -> int:
+    return gate.room
+
+
+def _waiting(gate: Gate[Any]) -> int:
+    return len(gate.line) + len(gate.urgent)

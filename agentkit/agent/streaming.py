@@ -126,6 +126,7 @@ class StreamingCall:
         except BaseException as exc:
             if isinstance(exc, CallError):
                 self._end_span(exc.code)
+                self._course.lost(exc)
             await self.aclose()
             raise
 

@@ -167,10 +167,8 @@ class Shape:
         try:
             self._adapter: TypeAdapter[Any] | None = None if special else TypeAdapter(hint)
         except PydanticUserError as exc:
-            raise ConfigError(
-                at=at, got=hint, want="a class of events (agentkit.Event), Event, dict, Delivery, or another model",
-                fix=str(exc).splitlines()[0],
-            ) from exc  # fmt: skip
+            want = "a class of events (agentkit.Event), Event, dict, Delivery, or another type that pydantic can check"
+            raise ConfigError(at=at, got=hint, want=want) from exc
 
     def arguments(self, delivery: Delivery) -> tuple[Any, ...]:
         """For the method, without self. ValueError: what arrived does not fit."""

@@ -37,6 +37,11 @@ class Turns:
         self._async_gate = self._shared("handlers", policy.running)
         self._thread_gate = self._shared("threads", policy.threads)
         self.gates = {method.name: self._gates_of(method) for method in methods}
+        #: all of them by name: those that methods share, those of methods with a limit of their own
+        self.all: dict[str, Gate[Serving]] = {
+            gate.name: gate
+            for gate in (self._async_gate, self._thread_gate, *(g for found in self.gates.values() for g in found))
+        }
         self._limits = DeadlineQueue(asyncio.get_running_loop(), self._on_waited_too_long)
         self._waiting: dict[int, Serving] = {}
 

@@ -41,17 +41,40 @@ def description_lines(told: Mapping[str, Any]) -> Iterator[str]:
     """Signature, options and documentation of every method."""
     yield f"{told['machine']}/{told['instance']}: {told['type']}"
     yield from _indented(told["doc"], "  ")
+    yield from _policies(told)
     for name, method in told["methods"].items():
         yield ""
         yield f"{name}({', '.join(_parameters(method['arguments']))}){_returns(method['result'])}"
         options = [
-            f"timeout {method['timeout_s']:g} s" if method.get("timeout_s") else "",
+            *_words({key: method[key] for key in _OPTIONS if method.get(key) not in (None, "")}),
             "idempotent" if method.get("idempotent") else "",
-            f"concurrency {method['concurrency']}" if method.get("concurrency") else "",
+            "high priority" if method.get("priority") == "high" else "",
         ]
         if any(options):
             yield f"    {', '.join(filter(None, options))}"
         yield from _indented(method["doc"], "    ")
+
+
+def _policies(told: Mapping[str, Any]) -> Iterator[str]:
+    """What counts for its calls, wherever it was said (docs/calls.md)."""
+    if "serve" in told:
+        yield f"  serves: {', '.join(_words(told['serve']))}"
+    if "calls" in told:
+        usual = {key: value for key, value in told["calls"].items() if key != "to" and value not in (None, "")}
+        yield f"  calls: {', '.join(_words(usual))}"
+        for name, said in told["calls"]["to"].items():
+            yield f"  calls {name}: {', '.join(_words(said))}"
+
+
+def _words(values: Mapping[str, Any]) -> Iterator[str]:
+    """`queue_wait_s: 0.05` as `queue wait 0.05 s`."""
+    for key, value in values.items():
+        name, unit = (key[:-2], " s") if key.endswith("_s") else (key, "")
+        yield (
+            f"{name.replace('_', ' ')} {value:g}{unit}"
+            if isinstance(value, float)
+            else f"{name.replace('_', ' ')} {value}{unit}"
+        )
 
 
 def _indented(text: str, indent: str) -> Iterator[str]:
@@ -89,6 +112,8 @@ def type_name(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
     return str(schema.get("format") or _PYTHON.get(kind, kind))
 
 
+#: Of a method, in the order in which they are shown.
+_OPTIONS: Final = ("timeout_s", "concurrency", "queue", "queue_wait_s", "cache_s", "balance", "key")
 _PYTHON: Final = {
     "object": "dict",
     "string": "str",

@@ -22,7 +22,7 @@ from agentkit.errors import (
     from_wire,
 )
 from agentkit.names import AgentId, Incarnation
-from agentkit.resilience.policy import USUAL_CALLS, CallPolicies, CallPolicy
+from agentkit.resilience.policy import USUAL_CALLS, CallPolicies, CallPolicy, FilePolicy
 
 
 def record(slot: int = 0, phase: str = "ready", incarnation: int = 1, **facts: Any) -> AgentRecord:
@@ -349,3 +349,26 @@ def test_a_wrong_policy_is_refused_where_it_is_written() -> None:
 def test_overloaded_is_retried_only_where_the_peer_itself_said_so() -> None:
     assert Desk().ends(Overloaded(details={"retry_after_ms": 100}), timeout=60) == pytest.approx([0.125, 0.25])
     assert Desk().ends(told("overloaded", False), timeout=60) == []
+
+
+def _terms(traits: dict[str, Any], file: dict[str, Any], **own: Any) -> Any:
+    policies = CallPolicies(CallPolicy(**own), file=FilePolicy.read(file))
+    told = record(traits={"m": traits} if traits else {}, timeouts_s={"m": 7.0})
+    return Board(lambda _: 0, policies).route("A", (told,)).terms("m")
+
+
+def test_what_a_caller_says_of_a_method_goes_before_what_the_method_says_and_that_before_what_is_said_of_its_agent() -> (
+    None
+):
+    hashed = {"balance": "hash", "key": "user"}
+    assert _terms({}, {"to": {"A": {"timeout_s": 1.0}}}).timeout_s == 7.0
+    assert _terms({}, {"to": {"A.m": {"timeout_s": 1.0}}}).timeout_s == 1.0
+    assert _terms(hashed, {}, balance="round_robin")[2:4] == ("hash", "user")
+    assert _terms(hashed, {"to": {"A.m": {"balance": "round_robin"}}})[2:4] == ("round_robin", "")
+    assert _terms(hashed, {"to": {"A.m": {"balance": "hash", "key": "other"}}})[2:4] == ("hash", "other")
+    assert _terms({}, {"calls": {"balance": "hash", "key": "user"}})[2:4] == ("hash", "user")
+
+
+def test_a_callers_own_deadline_counts_where_the_method_tells_none() -> None:
+    policies = CallPolicies(file=FilePolicy.read({"calls": {"timeout_s": 2.0}}))
+    assert Board(lambda _: 0, policies).route("A", (record(),)).terms("unknown").timeout_s == 2.0

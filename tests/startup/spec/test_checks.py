@@ -137,3 +137,13 @@ def test_what_is_loopback(host: str, loopback: bool) -> None:
 def test_a_host_of_another_machine_is_its_address_and_ours_are_one() -> None:
     assert host_key("203.0.113.5") == "203.0.113.5"
     assert host_key("localhost") == host_key("127.0.0.2") == "127.0.0.1"
+
+
+def test_a_module_of_several_agents_that_is_not_preloaded_is_a_note(tmp_path: Path) -> None:
+    text = agents("A: {agent: 'pack.work:C'}\nB: {agent: 'pack.work:D', replicas: 3}\nC: {agent: 'other:C'}")
+    problem = one(loaded(tmp_path, text), "preload")
+    assert problem.severity == "note"
+    assert "pack.work (4 agents)" in problem.found
+    assert "preload: [pack.work]" in problem.fix
+    for listed in ("pack.work", "pack"):
+        assert not of(loaded(tmp_path, f"preload: [{listed}]\n{text}"), "preload")

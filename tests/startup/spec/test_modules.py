@@ -179,7 +179,8 @@ def test_many_modules_are_looked_at_and_a_shared_one_once(tmp_path: Path) -> Non
     text = "\n".join(
         f"A{number}: {{agent: 'm{number % 12}:Worker', config: {{size: {number}}}}}" for number in range(40)
     )
-    assert not loaded(tmp_path, "port_ranges: {core: 10100-10299}\n" + agents(text), inspect=True).problems
+    found = loaded(tmp_path, "port_ranges: {core: 10100-10299}\n" + agents(text), inspect=True)
+    assert {problem.check for problem in found.problems} == {"preload"}
 
 
 def test_a_program_that_is_not_there_is_an_error(tmp_path: Path) -> None:
@@ -197,3 +198,68 @@ def test_looking_never_raises(tmp_path: Path) -> None:
     for name in ("zero.py", "latin.py"):
         assert look(Order(project_root=str(tmp_path), script=str(tmp_path / name)), []).kind == "broken"
     assert look(Order(project_root=str(tmp_path), script=str(tmp_path / "dir.py")), []).kind == "missing"
+
+
+SUBSCRIBERS = """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+from agentkit import BaseAgent, Event, rpc, subscribe
+if TYPE_CHECKING:
+    from nowhere import Thing
+
+class Made(Event, topic="inspected.made"):
+    x: int
+
+class Strange:
+    pass
+
+class Worker(BaseAgent):
+    {method}
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "line", "told"),
+    [
+        ("@subscribe('inspected..made')\n    async def on_it(self, event: Made) -> None: ...", 15, "inspected..made"),
+        ("@subscribe('inspected.*')\n    async def on_it(self) -> None: ...", 14, "(self, event)"),
+        ("@subscribe('inspected.*')\n    async def on_it(self, *, event: Made) -> None: ...", 14, "(self, event)"),
+        ("@subscribe('other.*')\n    async def on_it(self, event: Made) -> None: ...", 15, "inspected.made"),
+        ("@subscribe('inspected.*')\n    async def on_it(self, event: Thing) -> None: ...", 15, "Thing"),
+        ("@subscribe('inspected.*')\n    async def on_it(self, event: Strange) -> None: ...", 15, "a class of events"),
+    ],
+)
+def test_a_method_that_can_not_take_events_is_an_error_with_its_line(
+    tmp_path: Path, method: str, line: int, told: str
+) -> None:
+    write(tmp_path, {"work.py": SUBSCRIBERS.replace("{method}", method)})
+    for _ in range(2):
+        (problem,) = of(loaded(tmp_path, agents("A: {agent: 'work:Worker'}"), inspect=True), "module")
+        assert problem.severity == "error"
+        assert f"{tmp_path / 'work.py'}:{line}" in problem.found
+        assert told in problem.found
+
+
+def test_an_optional_agent_whose_class_can_not_work_is_skipped_with_a_warning(tmp_path: Path) -> None:
+    wrong = "@subscribe('other.*')\n    async def on_it(self, event: Made) -> None: ..."
+    write(tmp_path, {"work.py": SUBSCRIBERS.replace("{method}", wrong)})
+    found = loaded(tmp_path, agents("A: {agent: 'work:Worker', required: false}"), inspect=True)
+    assert one(found, "module").severity == "warning"
+    assert found.fleet is not None
+    assert "@subscribe" in found.fleet.agents[0].problem
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ("@rpc\n    async def f(self, thing: Thing) -> None: ...", "Thing"),
+        ("@subscribe('nobody.*')\n    async def f(self, event: Event) -> None: ...", "nobody.*"),
+    ],
+)
+def test_what_will_fail_once_it_is_used_is_a_warning(tmp_path: Path, method: str, told: str) -> None:
+    write(tmp_path, {"work.py": SUBSCRIBERS.replace("{method}", method)})
+    for _ in range(2):
+        problem = one(loaded(tmp_path, agents("A: {agent: 'work:Worker'}"), inspect=True), "class")
+        assert problem.severity == "warning"
+        assert f"{tmp_path / 'work.py'}:15" in problem.found
+        assert told in problem.found
