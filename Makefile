@@ -27,7 +27,7 @@ $(VENV)/.bench: setup.cfg | $(BIN)/agentkit
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	touch $@
 
-.PHONY: help up down debian lint quick test soak bench clean
+.PHONY: help up down debian programs lint quick test soak bench clean
 
 up: $(BIN)/agentkit  ## Install into .venv and bring up the example fleet
 	@$(BIN)/agentkit up configs/startup_config.yaml
@@ -53,7 +53,10 @@ quick: $(VENV)/.test  ## The pure part, in seconds
 # two machines of namespaces, an sshd in each, and a wrong clock: tests/hosts
 test soak: DEBIAN += iproute2 openssh-server faketime
 
-test: lint  ## Everything: style, types, contracts, all tests, coverage
+programs: $(VENV)/.test  # servers of Debian that tests use: unpacked into a cache folder, not installed
+	$(BIN)/python -m tests.consul.debian
+
+test: lint programs  ## Everything: style, types, contracts, all tests, coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n auto --dist loadfile tests
 	$(BIN)/coverage combine -q

@@ -1,0 +1,3 @@
+from tests.consul.fixtures import consul_cluster, consul_server
+
+__all__ = ["consul_cluster", "consul_server"]
