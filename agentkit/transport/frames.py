@@ -91,6 +91,15 @@ def send_routed(sock: zmq.Socket[Any], routing_id: bytes, frames: Sequence[Buffe
     send(sock, frames)
 
 
+def send_routed_watched(sock: zmq.Socket[Any], routing_id: bytes, frames: Sequence[Buffer]) -> zmq.MessageTracker:
+    """The same for a message of which one wants to know whether libzmq still holds it."""
+    *first, last = frames
+    watched = zmq.Frame(last, track=True, copy=False, copy_threshold=0)
+    send_routed(sock, routing_id, [*first, watched])  # type: ignore[list-item]
+    tracker: zmq.MessageTracker = watched.tracker
+    return tracker
+
+
 def send(sock: zmq.Socket[Any], frames: Sequence[Buffer]) -> None:
     """All frames as one message without waiting.
 

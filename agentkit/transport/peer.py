@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from zmq import MessageTracker
+
 from agentkit.names import AgentId, Incarnation
 from agentkit.transport.batch import BATCH_FRAME_BYTES
 from agentkit.transport.streams import Incoming, Window
@@ -32,6 +34,7 @@ class Peer:
         "backlog",
         "backlog_bytes",
         "entry",
+        "held",
         "in_flight",
         "instance",
         "kept",
@@ -39,6 +42,7 @@ class Peer:
         "limits",
         "may_batch",
         "may_share",
+        "moved_s",
         "name",
         "routing_id",
         "says_bye",
@@ -65,6 +69,10 @@ class Peer:
         self.last_id = 0  #: highest request id seen; GOAWAY states it
         self.backlog: deque[Sequence[Buffer]] = deque()  #: what its full queue did not take yet
         self.backlog_bytes = 0
+        self.moved_s = 0.0  #: when something of the backlog last went
+        self.held: deque[tuple[MessageTracker, int]] = (
+            deque()
+        )  #: large messages that libzmq may hold, and their sizes in bytes
 
     def __repr__(self) -> str:
         return f"<peer {self.instance or self.routing_id.hex()}: {len(self.in_flight)} in flight>"

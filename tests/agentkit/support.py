@@ -82,8 +82,9 @@ def echoes(inbox: Inbox, recorder: Recorder) -> None:
 class Raw:
     """A caller that sends what it likes."""
 
-    def __init__(self, endpoint: str, kind: int = zmq.DEALER) -> None:
+    def __init__(self, endpoint: str, kind: int = zmq.DEALER, *, rcvhwm: int = 1_000) -> None:
         self.sock = context.socket(kind, max_frame_bytes=-1)
+        self.sock.rcvhwm = rcvhwm
         self.sock.connect(endpoint)
         self.received: asyncio.Queue[list[bytes]] = asyncio.Queue()
         self._reader = Reader(self.sock, self.received.put_nowait)
@@ -120,8 +121,9 @@ class Raw:
 
 
 @contextlib.contextmanager
-def raw(endpoint: str, kind: int = zmq.DEALER) -> Iterator[Raw]:
-    caller = Raw(endpoint, kind)
+def raw(endpoint: str, kind: int = zmq.DEALER, *, rcvhwm: int = 1_000) -> Iterator[Raw]:
+    """`rcvhwm`: messages that libzmq takes in for it, whether it reads or not."""
+    caller = Raw(endpoint, kind, rcvhwm=rcvhwm)
     try:
         yield caller
     finally:

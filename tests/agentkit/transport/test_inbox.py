@@ -367,6 +367,31 @@ async def test_a_slow_readers_answers_wait_in_order_and_arrive() -> None:
             caller.close()
 
 
+async def test_large_answers_wait_here_and_not_in_libzmqs_queue() -> None:
+    async with an_inbox() as (inbox, recorder, endpoint):
+        caller = Raw(endpoint, rcvhwm=1)
+        try:
+            await caller.hello()
+            recorder.on_request = lambda inbound: inbox.answer(inbound, b"x" * 1_000_000)
+            caller._reader.close()
+            for id in range(1, 61):
+                caller.sock.send_multipart([codec.encode(ak.Request(id, "m", 60_000, 0, {})), b"\x80"])
+            (peer,) = inbox.peers
+            await eventually(lambda: peer.last_id == 60)
+            assert 16 * 2**20 <= sum(size for _, size in peer.held) < 17_100_000 + 2**20
+            assert peer.backlog_bytes > 30_000_000
+            got: list[int] = []
+            while len(got) < 60:
+                try:
+                    got.append(codec.decode(caller.sock.recv_multipart(zmq.NOBLOCK)[0]).id)
+                except zmq.Again:
+                    await asyncio.sleep(0.001)
+            assert got == list(range(1, 61))
+            await eventually(lambda: not peer.backlog and inbox._outbox._timer is None)
+        finally:
+            caller.close()
+
+
 async def test_a_reader_that_reads_nothing_is_tried_less_and_less_often() -> None:
     async with an_inbox() as (inbox, _, endpoint):
         caller = Raw(endpoint)
@@ -394,7 +419,7 @@ async def test_a_reader_that_reads_nothing_is_tried_less_and_less_often() -> Non
 
 
 async def test_a_reader_that_is_too_slow_for_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "MAX_BACKLOG_BYTES", 1_000_000)
+    monkeypatch.setattr(outbox, "MAX_BURST_BYTES", 1_000_000)
     async with an_inbox() as (inbox, recorder, endpoint):
         caller = Raw(endpoint)
         try:
