@@ -48,6 +48,10 @@ class Talk(Protocol):
         """Whether something has come already; ask before polling."""
         ...
 
+    def is_silent(self) -> bool | None:
+        """Whether the other end must be taken for lost though nobody said so: ask once a second. None: it would be told at once."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -148,6 +152,9 @@ class NodeConnection:
 
     def has_arrived(self) -> bool:
         return bool(self._arrived)
+
+    def is_silent(self) -> None:
+        """The kernel tells of the end of a process on this machine."""
 
     def close(self) -> None:
         self._socket.close()

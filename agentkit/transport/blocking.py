@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import zmq
 
+from agentkit.clock import now_s
 from agentkit.errors import (
     CallError,
     DeadlineExceeded,
@@ -29,6 +30,9 @@ from agentkit.wire.attachments import too_large, unpack
 from agentkit.wire.envelope import READS_ONLY_IN_CALLS, Limits
 from agentkit.wire.flat import Buffer
 
+#: What a stream yields when nothing came for a while.
+QUIET: Final = object()
+
 
 class BlockingChannel:
     """Calls to one life of one agent, from the thread that made it."""
@@ -49,6 +53,7 @@ class BlockingChannel:
         self.peer: ak.Welcome | None = None
         self.is_usable = True
         self.is_in_use = False  #: its owner's: a call is under way
+        self.heard_s = now_s()  #: when the peer last said anything
         self._is_connected = False
         self.dial = dial
         self._limits = limits
@@ -80,6 +85,18 @@ class BlockingChannel:
                 return value
             self._check_end(message, id)
 
+    def descriptors(self) -> tuple[int, ...]:
+        """For poll, when `has_arrived` says no: one of them becomes readable when something may have come."""
+        return int(self._sock.fd), int(self._ears.fd)
+
+    def ping(self) -> None:
+        """Ask for a sign of life; whoever reads on sees it in `heard_s`."""
+        self._send_aside(ak.Ping(self._next_id))
+
+    def has_arrived(self, within_s: float = 0.0) -> bool:
+        """Whether something has come, or does within that time: an answer, or the end of the connection."""
+        return bool(frames.readable(self._both, int(within_s * 1000)))
+
     def stream(
         self,
         method: str,
@@ -88,14 +105,23 @@ class BlockingChannel:
         meta: ak.Meta | None = None,
         *,
         attachments: Sequence[Buffer | shared.SharedFrame] = (),
+        tick_s: float | None = None,
     ) -> Iterator[Any]:
-        """The results of a method that yields. While it goes on the channel takes no other call; closing it ends the call."""
+        """The results of a method that yields. While it goes on the channel takes no other call; closing it ends the call.
+
+        With `tick_s`: QUIET whenever that long nothing came."""
         id = self._begin(method, body, deadline, attachments, meta or {}, flags=ak.TAKES_STREAM)
         expected = used = 0
         is_over = False
         try:
             while True:
-                message, received = self._receive(deadline, f"{self.label}.{method}", sent=True)
+                if tick_s is not None and not self.has_arrived(tick_s):
+                    yield QUIET
+                    continue
+                come = self._step(deadline, f"{self.label}.{method}", sent=True)
+                if come is None:
+                    continue
+                message, received = come
                 if isinstance(message, ak.Chunk) and message.id == id:
                     if message.seq != expected:
                         raise self._broken(InternalError(f"{self.label}.{method}: a value of its stream is missing"))
@@ -180,33 +206,40 @@ class BlockingChannel:
     def _receive(self, deadline: Deadline, what: str, *, sent: bool) -> tuple[ak.Message, frames.Frames]:
         """The next message for a call. Handles introductions, pings and losses on the way."""
         while True:
-            ready = frames.readable(self._both, deadline.left_ms() + 1)
-            if self._sock not in ready:  # answers that came before the end count, so the monitor is heard second
-                if ready:
-                    self._hear(sent=sent)
-                elif deadline.has_passed():
-                    self._give_up(sent=sent)
-                    raise DeadlineExceeded(f"{what}: no answer in time", retry_safe=not sent)
-                continue
-            received = frames.receive(self._sock)
-            try:
-                message = codec.decode(received[0])
-            except codec.BadFrame as exc:
-                raise self._broken(InternalError(f"{self.label} sent garbage: {exc}")) from exc
-            match message:
-                case ak.Ping():
-                    self._send_aside(ak.Pong(message.id))
-                case ak.Welcome():
-                    self.peer = message
-                    self._is_connected = True
-                    if not sent:
-                        return message, received
-                case ak.Error() if message.id == 0:
-                    raise self._broken(from_wire(message.code, message.message, message.retry_safe, message.details))
-                case ak.GoAway() if not sent:
-                    raise self._broken(Draining(f"{self.label} goes away: {message.reason}"))
-                case _ if sent:
+            if (come := self._step(deadline, what, sent=sent)) is not None:
+                return come
+
+    def _step(self, deadline: Deadline, what: str, *, sent: bool) -> tuple[ak.Message, frames.Frames] | None:
+        """Take one thing that came, once it does; None when it was dealt with here."""
+        ready = frames.readable(self._both, deadline.left_ms() + 1)
+        if self._sock not in ready:  # answers that came before the end count, so the monitor is heard second
+            if ready:
+                self._hear(sent=sent)
+            elif deadline.has_passed():
+                self._give_up(sent=sent)
+                raise DeadlineExceeded(f"{what}: no answer in time", retry_safe=not sent)
+            return None
+        received = frames.receive(self._sock)
+        self.heard_s = now_s()
+        try:
+            message = codec.decode(received[0])
+        except codec.BadFrame as exc:
+            raise self._broken(InternalError(f"{self.label} sent garbage: {exc}")) from exc
+        match message:
+            case ak.Ping():
+                self._send_aside(ak.Pong(message.id))
+            case ak.Welcome():
+                self.peer = message
+                self._is_connected = True
+                if not sent:
                     return message, received
+            case ak.Error() if message.id == 0:
+                raise self._broken(from_wire(message.code, message.message, message.retry_safe, message.details))
+            case ak.GoAway() if not sent:
+                raise self._broken(Draining(f"{self.label} goes away: {message.reason}"))
+            case _ if sent:
+                return message, received
+        return None
 
     def _hear(self, *, sent: bool) -> None:
         event, value = event_of(frames.receive(self._ears))

@@ -17,6 +17,9 @@ from startup.plan.row import AgentRow
 #: How long `next` waits for more of what poll has announced: nothing, but 0 would not even look.
 _AT_ONCE_S: Final = 1e-4
 
+#: Seconds between two looks at whether a machine that would be cut off without a word is still there.
+LOOK_EVERY_S: Final = 1.0
+
 
 class Watch:
     """The rows of a whole cluster, kept current. Each machine's are taken from its own node where that is watched: what other
@@ -59,15 +62,14 @@ class Watch:
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-            ready = self._ready(left_s)
-            if not ready:
-                return False
-            changed = [self._take(machine) for machine in ready]
-            if True in changed:
+            changed = [self._take(machine) for machine in self._ready(left_s)]
+            if True in changed or self._lose_silent():
                 return True
+            if deadline_s is not None and time.monotonic() >= deadline_s:
+                return False
 
     def _ready(self, left_s: float | None) -> set[str]:
-        """The machines from which something has come, or comes within `left_s`."""
+        """The machines from which something has come, or comes within `left_s` or a look's time."""
         watched = {machine: self._connections[machine] for machine in self._events if machine not in self.lost}
         if arrived := {machine for machine, connection in watched.items() if connection.has_arrived()}:
             return arrived
@@ -75,7 +77,14 @@ class Watch:
         poll = select.poll()
         for source in sources:
             poll.register(source, select.POLLIN)
+        if any(connection.is_silent() is not None for connection in watched.values()):
+            left_s = LOOK_EVERY_S if left_s is None else min(left_s, LOOK_EVERY_S)
         return {sources[source] for source, _ in poll.poll(None if left_s is None else left_s * 1000)}
+
+    def _lose_silent(self) -> bool:
+        silent = [it for it in self._events if it not in self.lost and self._connections[it].is_silent()]
+        self.lost |= dict.fromkeys(silent, time.monotonic())
+        return bool(silent)
 
     def until(self, done: Callable[[Mapping[AgentId, AgentRow]], bool], timeout_s: float | None) -> bool:
         """Wait until `done(rows)`; False when `timeout_s` passes first, or every node has gone."""

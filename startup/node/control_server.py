@@ -13,7 +13,7 @@ import struct
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 from agentkit.errors import AgentkitError, BadRequest, CallError, ConfigError
 from agentkit.observe.log import get_logger
@@ -40,7 +40,19 @@ class Telling:
         self.stop = stop
 
 
-Handler: TypeAlias = Callable[["Conversation", int, str, Mapping[str, Any]], Any]
+class Asker(Protocol):
+    """The other end of a conversation, as handlers see it."""
+
+    def tell(self, id: int, event: Any) -> None:
+        """One event of an operation that goes on telling."""
+        ...
+
+    def write(self, frame: bytes) -> None:
+        """A frame that is packed already (the same event to many)."""
+        ...
+
+
+Handler: TypeAlias = Callable[[Asker, int, str, Mapping[str, Any]], Any]
 
 
 class Conversation(asyncio.Protocol):

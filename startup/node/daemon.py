@@ -44,6 +44,7 @@ from startup.node.operations import Operations
 from startup.node.options import NodeOptions
 from startup.node.orders import machine_of
 from startup.node.paths import Lock
+from startup.node.remote_control import RemoteControl
 from startup.node.senses import Senses
 from startup.node.store import Incarnations, Remembered, Revisions
 from startup.node.table import ClusterTable
@@ -147,6 +148,7 @@ class Node:
             more={"events": self._events.ensure, **self._errors.operations},
         )
         self._server = ControlServer(places.control, operations.handle)
+        self._mesh.control = RemoteControl(operations.handle)
         self._notify: NotifyServer | None = None
 
     # -- start and end

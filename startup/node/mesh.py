@@ -33,6 +33,7 @@ from agentkit.wire import values
 from startup.node.ears import Ears
 from startup.node.mesh_peer import MeshTimes, Peer, PeerState
 from startup.node.paths import Places
+from startup.node.remote_control import CONTROL, RemoteControl
 from startup.plan.row import AgentRow
 
 log = get_logger("node.mesh")
@@ -46,6 +47,9 @@ class Mesh:
 
     def __init__(self, places: Places, incarnation: Incarnation, ears: Ears, times: MeshTimes | None = None) -> None:
         self.endpoint: str | None = None
+        self.control = RemoteControl(
+            _no_handler, unknown_caller
+        )  #: operators on other machines; the node puts its own here
         self.on_events: Callable[[str, str | None], None] = lambda *_: (
             None
         )  #: a machine's event relay is there, or gone
@@ -154,6 +158,7 @@ class Mesh:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.control.close()
         inbox, self._inbox = self._inbox, None
         if inbox is not None:
             inbox.close()
@@ -163,6 +168,9 @@ class Mesh:
     def request(self, inbound: Inbound) -> None:
         """A word of another node."""
         assert self._inbox is not None
+        if inbound.method == CONTROL:
+            self.control.request(self._inbox, inbound)
+            return
         try:
             said = values.unpack(inbound.body)
             if find := self._ears.answers().get(inbound.method):
@@ -178,7 +186,9 @@ class Mesh:
             self._inbox.answer(inbound, None)
 
     def abandon(self, inbound: Inbound) -> None:
-        """Nothing runs that could be stopped."""
+        """Only operators' questions can be given up: what nodes ask is over in an instant."""
+        if inbound.method == CONTROL:
+            self.control.abandon(inbound)
 
     async def _answer(self, inbound: Inbound, finding: Awaitable[Any]) -> None:
         assert self._inbox is not None
@@ -374,6 +384,10 @@ class Mesh:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("mesh.task_failed", task=task.get_name(), exc_info=error)
+
+
+def _no_handler(_: object, __: int, operation: str, ___: Mapping[str, Any]) -> None:
+    raise UnknownMethod(f"{operation}: this node is not controlled from here")
 
 
 def _rows(said: Mapping[str, Any]) -> list[AgentRow]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from agentkit.errors import BadRequest
 from agentkit.names import AgentId, Incarnation, matching
 from startup.errors import Refused
-from startup.node.control_server import Conversation, Telling
+from startup.node.control_server import Asker, Telling
 from startup.node.feeds import Feeds
 from startup.node.hands import Hands
 from startup.node.itself import Itself
@@ -80,7 +80,7 @@ class Operations:
             **(more or {}),
         }
 
-    def handle(self, conversation: Conversation, id: int, operation: str, arguments: Mapping[str, Any]) -> Any:
+    def handle(self, conversation: Asker, id: int, operation: str, arguments: Mapping[str, Any]) -> Any:
         """A result, an awaitable of one, or a Telling."""
         if operation == "watch":
             self._feeds.watch(conversation, id)
