@@ -47,9 +47,7 @@ class Mesh:
 
     def __init__(self, places: Places, incarnation: Incarnation, ears: Ears, times: MeshTimes | None = None) -> None:
         self.endpoint: str | None = None
-        self.control = RemoteControl(
-            _no_handler, unknown_caller
-        )  #: operators on other machines; the node puts its own here
+        self.control = RemoteControl(_no_handler)  #: operators on other machines; the node puts its own here
         self.on_events: Callable[[str, str | None], None] = lambda *_: (
             None
         )  #: a machine's event relay is there, or gone

@@ -47,9 +47,7 @@ class Answers(Protocol):
 class RemoteControl:
     """Takes the `control` requests of an inbox. `refusal` says why the holder of a key is not heard; None: they are."""
 
-    def __init__(
-        self, handle: Handler, refusal: Callable[[Holder | None], CallError | None] | None = None
-    ) -> None:
+    def __init__(self, handle: Handler, refusal: Callable[[Holder | None], CallError | None] | None = None) -> None:
         self.refused = 0  #: requests of those who may not
         self._handle = handle
         self._refusal = refusal or may_control

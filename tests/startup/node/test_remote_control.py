@@ -213,7 +213,7 @@ def test_who_does_not_read_is_cut_off_and_costs_no_more(
     events = slow.events("flood", times=20, tick_s=0.01)
     with pytest.raises(CallError, match="was not read"):
         list(events)
-    assert server.stopped == ["flood"]
+    until(lambda: server.stopped == ["flood"])
     assert not server.control._streams
     assert talk.ask("echo", value=1) == 1
     slow.close()
