@@ -7,7 +7,8 @@
 A value is read as JSON where it is JSON (3, true, null, [1,2], "3"), else it is text. key=value pairs come on top of
 --payload. With --json: {"result": ...} or {"error": {"code", "message", ...}}. --trace has the call and all that come of it
 traced, and names the trace on stderr (`agentkit trace ID` shows it). --stream shows what a method yields, a line for
-each as it comes; with --json each line is such an object. Exit code 1 when the call failed.
+each as it comes; with --json each line is such an object. Exit code 1 when the call failed, 4 when the
+node does not answer, so that nobody can be found.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from agentkit.directory.locate import find_node
-from agentkit.errors import CallError, ConfigError
+from agentkit.directory.locate import NodeInfo, find_node
+from agentkit.errors import AgentUnknown, CallError, ConfigError, NoNode
 from startup.cli import exits
-from startup.cli.common import note, say, say_json
+from startup.cli.common import duration_s, note, say, say_json
 
 if TYPE_CHECKING:
     from agentkit.observe.trace import Tracer
@@ -33,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("values", nargs="*", metavar="key=value", help="arguments")
     parser.add_argument("--payload", metavar="JSON", help="arguments as one JSON object")
     parser.add_argument(
-        "--timeout", type=float, metavar="S", help="seconds to wait; default: what the method says, else 5"
+        "--timeout",
+        type=duration_s,
+        metavar="TIME",
+        help="how long to wait (30s, 500ms); default: what the method says, else 5s",
     )
     parser.add_argument("--trace", action="store_true", help="trace it, and say under which id")
     parser.add_argument("--stream", action="store_true", help="the method yields its results: show each as it comes")
@@ -56,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
                 return exits.DONE
             result = client.call(arguments.agent, arguments.method, payload, timeout=arguments.timeout)
     except CallError as exc:
+        node_must_have_answered(node, exc)
         return failed(exc, as_json=arguments.json)
     if arguments.json:
         say_json({"result": result})
@@ -95,6 +100,15 @@ def read_arguments(values: list[str], payload: str | None) -> dict[str, Any]:
         except ValueError:
             arguments[key] = text
     return arguments
+
+
+def node_must_have_answered(node: NodeInfo, exc: CallError) -> None:
+    """NoNode when `exc` only means that nobody could be asked: whether there is such an agent is not known then."""
+    if isinstance(exc, AgentUnknown) and exc.directory_stale:
+        raise NoNode(
+            f"the node of {node.cluster} on {node.machine} (pid {node.pid}) does not answer, so that nobody can be found through it; "
+            f"is it stopped or stuck? `agentkit down` ends it with all its agents"
+        ) from exc
 
 
 def failed(exc: CallError, *, as_json: bool) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from agentkit.errors import ConfigError
 from agentkit.names import AgentId
 from startup.cli.cluster import Cluster
-from startup.cli.common import as_typed, has_colour, say, say_json, width_of
+from startup.cli.common import as_typed, duration_s, has_colour, say, say_json, width_of
 from startup.cli.follow import Aim, Outcome, follow, log_tails
 from startup.plan.revision import Revision
 from startup.spec.fleet import Fleet
@@ -24,7 +24,10 @@ def add_agents(parser: argparse.ArgumentParser) -> None:
     """The arguments of all three."""
     parser.add_argument("agents", nargs="+", metavar="AGENT", help="name, name#slot or machine/name")
     parser.add_argument(
-        "--timeout", type=float, metavar="S", help="stop waiting after S seconds (exit 3); the nodes go on"
+        "--timeout",
+        type=duration_s,
+        metavar="TIME",
+        help="stop waiting after this long (exit 3), 90s or 5m; the nodes go on",
     )
     parser.add_argument("--no-wait", action="store_true", help="return as soon as the nodes have been told")
 

@@ -66,6 +66,18 @@ def as_typed(program: str, path: Sequence[str] | None = None) -> str:
     return min(os.path.relpath(program), program, key=len)
 
 
+def duration_s(text: str) -> float:
+    """A duration as options take it (`30s`, `500ms`, `5m`, or seconds without a unit), in seconds; for argparse."""
+    import argparse
+
+    from agentkit.units import seconds
+
+    try:
+        return seconds(float(text) if text.replace(".", "", 1).isdecimal() else text)
+    except ConfigError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 30s, 500ms, 5m, or seconds") from None
+
+
 def choose(wanted: Sequence[str], known: Collection[AgentId]) -> list[AgentId]:
     """The ids that the words on a command line mean, in that order, each once; ConfigError for a word that means none or
     agents of several machines."""

@@ -19,7 +19,7 @@ from agentkit.directory.locate import NodeInfo, default_cluster, node_files, run
 from agentkit.errors import NoNode
 from startup.cli import exits, orphans
 from startup.cli.cluster import Cluster
-from startup.cli.common import is_terminal, note, say, say_json
+from startup.cli.common import duration_s, is_terminal, note, say, say_json
 from startup.control import ANSWER_WITHIN_S, NodeConnection
 from startup.errors import Conflict, NodeLost
 from startup.node.paths import Places
@@ -34,7 +34,11 @@ _TRIES: Final = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--timeout", type=float, default=DOWN_WITHIN_S, metavar="S", help="then what is left is killed (default 120)"
+        "--timeout",
+        type=duration_s,
+        default=DOWN_WITHIN_S,
+        metavar="TIME",
+        help="then what is left is killed (default 2m)",
     )
 
 

@@ -26,7 +26,7 @@ from agentkit.directory.locate import cluster_of, node_files, run_root
 from agentkit.errors import ConfigError, NoNode
 from startup.cli import exits
 from startup.cli.boots import Boot
-from startup.cli.common import note, say, say_json, width_of
+from startup.cli.common import duration_s, note, say, say_json, width_of
 from startup.cli.files import add_file_arguments, counted, file_of, load_file, own_pids, shown
 from startup.node.paths import Places
 
@@ -62,7 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="not this agent, nor what requires it; may be repeated",
     )
     parser.add_argument(
-        "--timeout", type=float, metavar="S", help="stop waiting after S seconds (exit 3); the nodes go on"
+        "--timeout",
+        type=duration_s,
+        metavar="TIME",
+        help="stop waiting after this long (exit 3), 90s or 5m; the nodes go on",
     )
     parser.add_argument("--no-wait", action="store_true", help="return as soon as the nodes have the desired state")
 

@@ -157,6 +157,10 @@ def test_a_node_that_is_stuck_does_not_keep_its_agents_from_each_other(fleet: Sc
     os.kill(node, signal.SIGSTOP)
     try:
         assert fleet.call_directly(row, "pid") == agent["pid"]
+        result = fleet.run("call", "A", "pid", "--timeout", "300ms")
+        assert result.code == 4, "nobody knows whether there is an A"
+        assert f"(pid {node}) does not answer" in result.err
+        assert "no_such_agent" not in result.err
     finally:
         os.kill(node, signal.SIGCONT)
     assert fleet.call("A", "pid") == agent["pid"]

@@ -10,7 +10,7 @@ import pytest
 from agentkit.errors import BadRequest, ConfigError, HandlerError
 from startup.cli import node
 from startup.cli.call import failed, read_arguments
-from startup.cli.common import choose
+from startup.cli.common import choose, duration_s
 from startup.cli.describe import description_lines
 from startup.cli.main import COMMANDS, main
 from tests.startup.view.fleets import an_id
@@ -120,6 +120,23 @@ def test_options_may_stand_between_words(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("startup.cli.call.run", lambda arguments: seen.append(arguments) or 0)
     assert main(["call", "A", "m", "--timeout", "2", "x=1"]) == 0
     assert (seen[0].values, seen[0].timeout) == (["x=1"], 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted_s"),
+    [("2", 2.0), ("0.5", 0.5), ("30s", 30.0), ("500ms", 0.5), ("1.5m", 90.0), ("1h", 3600.0), ("0", 0.0)],
+)
+def test_a_duration_has_a_unit_or_is_seconds(text: str, wanted_s: float) -> None:
+    assert duration_s(text) == wanted_s
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1", "1x", "nan", "inf", "1e3", "1.2.3", "5 5"])
+@pytest.mark.parametrize("command", ["up", "down", "call A m", "restart A"])
+def test_what_is_no_duration_is_refused_with_an_example(
+    text: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command.split(), f"--timeout={text}"]) == 2
+    assert "no duration such as 30s" in capsys.readouterr().err
 
 
 def test_a_unit_starts_the_supervised_node_with_its_places_and_survives_odd_paths() -> None:
