@@ -16,7 +16,7 @@ from agentkit.client import BlockingClient
 from agentkit.errors import NoNode
 from agentkit.names import AgentId
 from startup.cli.cluster import Watch
-from startup.control import NodeConnection
+from startup.control import NodeConnection, UnixDoor
 from startup.errors import NodeLost
 from startup.plan.phase import Phase
 from startup.plan.row import AgentRow
@@ -105,7 +105,7 @@ class Scratch(Launched):
 
         for machine in self.machines:
             self.connect(machine).close()
-        with Watch({machine: str(self.place(machine).control) for machine in self.machines}) as watch:
+        with Watch({machine: UnixDoor(str(self.place(machine).control)) for machine in self.machines}) as watch:
             ends_s = time.monotonic() + within_s
             while not done(watch.rows):
                 left_s = ends_s - time.monotonic()

@@ -10,6 +10,7 @@ import pytest
 
 from agentkit.names import AgentId
 from startup.cli.cluster import Watch
+from startup.control import UnixDoor
 from startup.plan.phase import Phase
 from tests.startup.cli.launched import PATIENCE_S, Launched
 
@@ -26,7 +27,7 @@ def fleet() -> Iterator[Launched]:
 
 def wait_for_pid(fleet: Launched, name: str, *, other_than: int, equal: int | None = None) -> int:
     id = AgentId.parse(f"m/{name}")
-    with Watch({"m": str(fleet.place("m").control)}) as watch:
+    with Watch({"m": UnixDoor(str(fleet.place("m").control))}) as watch:
 
         def is_there(rows: object) -> bool:
             row = watch.rows.get(id)
@@ -66,7 +67,7 @@ def test_who_gives_up_waiting_leaves_the_slot_as_it_was(fleet: Launched) -> None
     assert fleet.run("stop", "Base").code == 0
     process = fleet.popen("run", "Top")  # waits for Base
     id = AgentId.parse("m/Top")
-    with Watch({"m": str(fleet.place("m").control)}) as watch:
+    with Watch({"m": UnixDoor(str(fleet.place("m").control))}) as watch:
         assert watch.until(lambda rows: id in rows and rows[id].phase is not Phase.READY, PATIENCE_S)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=PATIENCE_S)

@@ -12,6 +12,7 @@ import pytest
 from agentkit.names import AgentId
 from startup.cli import orphans
 from startup.cli.cluster import Watch, connect_when_listening
+from startup.control import UnixDoor
 from tests.startup.cli.launched import PATIENCE_S, Launched, free_port
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -274,5 +275,5 @@ def wait_until_forked(fleet: Launched, name: str) -> None:
     place = fleet.place("m")
     connect_when_listening(place, within_s=PATIENCE_S).close()
     id = AgentId.parse(f"m/{name}")
-    with Watch({"m": str(place.control)}) as watch:
+    with Watch({"m": UnixDoor(str(place.control))}) as watch:
         assert watch.until(lambda rows: id in rows and rows[id].pid is not None, PATIENCE_S)
