@@ -11,13 +11,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import zmq
 
+from agentkit.client import Client
 from agentkit.errors import CallError
 from agentkit.names import AgentId, AgentName, Incarnation, MachineName
 from agentkit.transport import context
@@ -29,6 +30,9 @@ from agentkit.wire import envelope as ak
 from tests.measured import unmeasured
 
 PATIENCE_S = 20.0
+#: How much later than its deadline a call may end.
+LATE_S = 0.1
+_TURN_S = 0.005
 ROOT = Path(__file__).parents[2]
 
 
@@ -248,3 +252,49 @@ async def outcome(call: Any) -> Any:
         return await call
     except CallError as error:
         return error
+
+
+async def in_time(calls: Iterable[Awaitable[Any]], timeout_s: float) -> list[Any]:
+    """What each call ends with, its result or its error; AssertionError when one ends more than 100 ms after its deadline.
+
+    Only time in which this loop had its turns counts: on a busy machine everything is late, and that is nobody's fault."""
+    loop = asyncio.get_running_loop()
+    turns: list[float] = []
+
+    async def count_turns() -> None:
+        while True:
+            await asyncio.sleep(_TURN_S)
+            turns.append(loop.time())
+
+    async def one(call: Awaitable[Any]) -> tuple[Any, float, float]:
+        due_s = loop.time() + timeout_s
+        return await outcome(call), due_s, loop.time()
+
+    counting = asyncio.create_task(count_turns())
+    try:
+        async with asyncio.timeout(timeout_s + PATIENCE_S):
+            found = await asyncio.gather(*map(one, calls))
+    finally:
+        counting.cancel()
+        await asyncio.wait((counting,))
+    late_s = [sum(due_s < turn_s < ended_s for turn_s in turns) * _TURN_S for _, due_s, ended_s in found]
+    assert max(late_s) <= LATE_S, f"a call ended {max(late_s):.3f} s after its deadline"
+    return [end for end, _, _ in found]
+
+
+async def _left(endpoint: str) -> dict[str, int]:
+    async with Client(peers={"Worker": endpoint}) as client:
+        found: dict[str, int] = await client.call("Worker", "left", timeout=PATIENCE_S)
+        return found
+
+
+@asynccontextmanager
+async def nothing_left_at(endpoint: str) -> AsyncIterator[None]:
+    """Of what happens inside, nothing remains in the Worker there (or in the one that came after it): no request, caller, task, socket."""
+    before = after = await _left(endpoint)
+    yield
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE_S):
+            while (after := await _left(endpoint)) != before:
+                await asyncio.sleep(0.02)
+    assert after == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from typing import Any
 
 from agentkit import AgentConfig, BaseAgent, rpc
 
@@ -46,6 +47,24 @@ class Worker(BaseAgent):
     def block(self, seconds: float) -> str:
         time.sleep(seconds)
         return "blocked"
+
+    @rpc
+    async def freeze(self, seconds: float) -> None:
+        """Nothing of this process's Python runs meanwhile, only libzmq's threads do."""
+        self.note("frozen")
+        time.sleep(seconds)
+
+    @rpc
+    async def left(self) -> dict[str, int]:
+        """What this process holds while nobody calls but the one who asks."""
+        runtime: Any = self._wiring
+        return {
+            "in flight": runtime._dispatcher.in_flight,
+            "waiting": runtime._dispatcher.waiting,
+            "peers": len(runtime._inbox.peers),
+            "tasks": len(asyncio.all_tasks()),
+            "descriptors": len(os.listdir("/proc/self/fd")),
+        }
 
     @rpc
     async def blob(self, size: int) -> bytes:

@@ -13,6 +13,7 @@ import pytest
 
 from agentkit.client import Client
 from agentkit.errors import DeadlineExceeded, PeerLost
+from tests.agentkit.support import in_time
 from tests.faults.scratch import Scratch, until
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -106,11 +107,14 @@ async def test_a_peer_that_is_stopped_in_the_middle_of_a_stream_ends_it_at_the_d
     pid = writes.rows()["Writes"].pid
     assert pid is not None
     async with node_of(writes) as client:
+
+        async def read() -> None:
+            async for word in client.stream("Writes", "words", {"n": 10**9, "size": 10_000}, timeout=1.5):
+                if word.startswith("5 "):
+                    os.kill(pid, signal.SIGSTOP)
+
         try:
-            with pytest.raises(DeadlineExceeded):
-                async for word in client.stream("Writes", "words", {"n": 10**9, "size": 10_000}, timeout=1.5):
-                    if word.startswith("5 "):
-                        os.kill(pid, signal.SIGSTOP)
+            assert [type(end) for end in await in_time([read()], 1.5)] == [DeadlineExceeded]
         finally:
             os.kill(pid, signal.SIGCONT)
         while await client.call("Writes", "running"):
