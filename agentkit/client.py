@@ -14,12 +14,13 @@ import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from agentkit.agent.blocking import BlockingCaller, BlockingPeerProxy
 from agentkit.agent.builtin import DESCRIBE
 from agentkit.agent.caller import Caller, PeerProxy
 from agentkit.agent.course import CallOptions
+from agentkit.agent.dialing import Dialer
 from agentkit.agent.event_client import ClientEvents, EventStream
 from agentkit.agent.streaming import Results
 from agentkit.clock import now_s
@@ -34,6 +35,9 @@ from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, Deadline
 from agentkit.resilience.policy import SCRIPT_CALLS
 from agentkit.transport.peer import Identity
 from agentkit.wire.frames import FrameBuffer, pack
+
+if TYPE_CHECKING:
+    from agentkit.security.ring import Keyring
 
 #: How long it waits for a node that does not answer when it knows an older answer, in seconds.
 PATIENCE_S: Final = 0.5
@@ -51,10 +55,15 @@ class Client:
         cluster: str | None = None,
         peers: Mapping[str, str] | None = None,
         trace_sample: float = DEFAULT_SAMPLE,
+        keys: str | Path | None = None,
     ) -> None:
         """`node`: path of a node's control socket; `cluster`: its cluster's name; `peers`: name -> endpoint instead of a node.
         With none of them the node is found as the command line finds it. NoNode when there is none. `trace_sample`: the part of its
-        calls that is traced (docs/tracing.md)."""
+        calls that is traced (docs/tracing.md).
+
+        `keys`: folder of the keys to call with (the operator's, if its secret is there), where callees encrypt; default:
+        $AGENTKIT_KEYS, else ~/.config/agentkit/keys. Given, nobody beyond loopback is called without encryption; then
+        name `peers` as "machine/name", so that it is known whose key to expect."""
         path, here = (None, "local") if peers is not None else _node(node, cluster)
         self.tracer = Tracer(trace_sample)
         self._directory: Directory = (
@@ -63,11 +72,12 @@ class Client:
             else StaticDirectory(peers, here=here)
         )
         self._me = _identity(here)
+        self._dialer = _dialer(here, keys)
         self._caller: Caller | None = None
         self._events: ClientEvents | None = None
 
     async def __aenter__(self) -> Self:
-        self._caller = Caller(self._me, self._directory, policies=SCRIPT_CALLS, tracer=self.tracer)
+        self._caller = Caller(self._me, self._directory, policies=SCRIPT_CALLS, tracer=self.tracer, dialer=self._dialer)
         return self
 
     async def __aexit__(
@@ -142,6 +152,7 @@ class BlockingClient:
         cluster: str | None = None,
         peers: Mapping[str, str] | None = None,
         trace_sample: float = DEFAULT_SAMPLE,
+        keys: str | Path | None = None,
     ) -> None:
         """Arguments as Client's."""
         path, here = (None, "local") if peers is not None else _node(node, cluster)
@@ -150,7 +161,9 @@ class BlockingClient:
         self._static = StaticDirectory(peers, here=here)
         self._known: dict[str, tuple[float, tuple[AgentRecord, ...]]] = {}
         self.tracer = Tracer(trace_sample)
-        self._caller = BlockingCaller(_identity(here), self._lookup, policies=SCRIPT_CALLS, tracer=self.tracer)
+        self._caller = BlockingCaller(
+            _identity(here), self._lookup, policies=SCRIPT_CALLS, tracer=self.tracer, dialer=_dialer(here, keys)
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -244,3 +257,13 @@ def _node(path: str | None, cluster: str | None) -> tuple[str, str]:
 def _identity(machine: str) -> Identity:
     """Scripts have a name for the logs of those whom they call."""
     return Identity(AgentId(MachineName(machine), AgentName(f"client-{os.getpid()}")))
+
+
+def _dialer(here: str, keys: str | Path | None) -> Dialer:
+    def read() -> Keyring:
+        from agentkit.security.folder import KeyFolder, folder_of
+        from agentkit.security.ring import Keyring
+
+        return Keyring.of_person(KeyFolder(folder_of() if keys is None else Path(keys).expanduser()), here)
+
+    return Dialer(here, read, is_strict=keys is not None, shows_key=True)

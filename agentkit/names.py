@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple, NewType
@@ -53,6 +54,16 @@ class AgentId(NamedTuple):
 def is_name(text: str) -> bool:
     """Whether `text` may name an agent, machine, group or cluster."""
     return NAME_PATTERN.fullmatch(text) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`, an address or a name."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def matching(wanted: str, known: Iterable[AgentId], *, here: str | None = None) -> tuple[AgentId, ...]:

@@ -20,6 +20,7 @@ from agentkit.agent.dispatch import Dispatcher
 from agentkit.agent.event_client import route_by
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.fallbacks import fallbacks_of
+from agentkit.agent.own_keys import AgentKeys
 from agentkit.agent.policies import calling_of, serving_of
 from agentkit.agent.selfreport import SelfReports
 from agentkit.agent.telling import Teller
@@ -76,6 +77,7 @@ class AgentRuntime:
         self.loop = asyncio.get_running_loop()
         self.phase = "starting"
         self._started_s = now_s()
+        self._encrypted: frozenset[str] = frozenset()  # names of listeners
         self._listeners = dict(listeners or {})
         self._teller = Teller(notifier or Notifier(None), settings)
         self._me = Identity(settings.id, settings.incarnation)
@@ -99,11 +101,19 @@ class AgentRuntime:
         )
         self._inbox: Inbox | None = None
         self._http: http.HttpServer | None = None
+        self._keys = AgentKeys(settings, lambda: self.caller.on_keys())
         self._directory: Directory = directory or self._own_directory()
         node = self._directory if isinstance(self._directory, MeshDirectory) else None
         self._courier = Courier(agent._error_bus, settings.sender, node.ask if node else None)
         policies, fallbacks = calling_of(agent), fallbacks_of(agent)
-        self.caller = Caller(self._me, self._directory, policies=policies, fallbacks=fallbacks, tracer=self.tracer)
+        self.caller = Caller(
+            self._me,
+            self._directory,
+            policies=policies,
+            fallbacks=fallbacks,
+            tracer=self.tracer,
+            dialer=self._keys.dialer(),
+        )
         self.events = AgentEvents(
             agent,
             str(settings.id),
@@ -123,6 +133,7 @@ class AgentRuntime:
             fallbacks=fallbacks,
             awaited=threads.result_of,
             tracer=self.tracer,
+            dialer=self._keys.dialer(for_threads=True),
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
@@ -149,6 +160,7 @@ class AgentRuntime:
         """Up to READY. StartupError, with the author's exception as its cause; then `stop` is still to be called."""
         self.settings.check_binding()
         self._listen()
+        self._encrypted = self._keys.needed_for(self._listeners)
         self.agent._wiring = self
         if HTTP in self._listeners:
             self._http = await http.serve(http.application(self), self._listeners[HTTP])
@@ -207,11 +219,11 @@ class AgentRuntime:
 
     def _open_inbox(self) -> None:
         """Only now: whoever called before waits in the kernel's backlog, and is served first."""
-        self._inbox = Inbox(self._me, self._dispatcher)
+        self._inbox = Inbox(self._me, self._dispatcher, keys=self._keys.ring)
         self._dispatcher.answers = self._inbox
-        for name in (INBOX_LOCAL, INBOX):
-            if name in self._listeners:
-                self._inbox.adopt(self._listeners[name])
+        names = [name for name in (INBOX_LOCAL, INBOX) if name in self._listeners]
+        for name in sorted(names, key=self._encrypted.__contains__):  # plain ones first: Inbox.bind
+            self._inbox.adopt(self._listeners[name], encrypted=name in self._encrypted)
 
     def _begin_upkeep(self) -> None:
         self._spawn("tick", self._tick)
@@ -329,6 +341,7 @@ class AgentRuntime:
                 log.warning("agent.not_wanted", why=error.message)
                 self.request_stop()
             return
+        self._keys.watch(directory)
         await self.events.reconnected()
         if self._was_ready and self.running:
             self._teller.ready(self.agent.methods, self._checks.board.verdict, self._listeners)

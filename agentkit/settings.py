@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from agentkit.errors import ConfigError
 from agentkit.health.checks import CheckPolicy
-from agentkit.names import AgentId, AgentName, Incarnation, MachineName, is_name
+from agentkit.names import AgentId, AgentName, Incarnation, MachineName, is_loopback, is_name
 from agentkit.observe.trace import DEFAULT_SAMPLE
 from agentkit.resilience.policy import NOTHING_SAID, FilePolicy
 
@@ -21,6 +20,7 @@ from agentkit.resilience.policy import NOTHING_SAID, FilePolicy
 _VARIABLES: Final[Mapping[str, str]] = {
     "host": "AGENT_HOST",
     "security": "AGENTKIT_SECURITY",
+    "key": "AGENTKIT_KEY",
     "port": "PORT",
     "health_port": "HEALTH_CHECK_PORT",
     "config": "AGENT_CONFIG",
@@ -65,6 +65,11 @@ class AgentSettings(BaseModel):
     cluster: str = ""
     host: str = Field("127.0.0.1", description="address to bind when no listener is handed down")
     security: Literal["loopback", "none", "curve"] = "loopback"
+    keys: str = Field("", description="folder of keys; empty: the usual one (agentkit.security.folder)")
+    key: str = Field(
+        "", pattern="^([0-9a-f]{16})?$", description="fingerprint of the key to be; empty: the machine's newest"
+    )
+    encrypts_loopback: bool = False
     port: int = Field(0, ge=0, le=65535, description="0: the kernel chooses")
     health_port: int | None = Field(None, ge=0, le=65535, description="None: no HTTP")
     config: Mapping[str, Any] = Field(default_factory=dict)
@@ -104,6 +109,9 @@ class AgentSettings(BaseModel):
             cluster=environ.get("AGENTKIT_CLUSTER", ""),
             host=environ.get("AGENT_HOST", "127.0.0.1"),
             security=environ.get("AGENTKIT_SECURITY", "loopback"),
+            keys=environ.get("AGENTKIT_KEYS", ""),
+            key=environ.get("AGENTKIT_KEY", ""),
+            encrypts_loopback=environ.get("AGENTKIT_LOCAL") == "curve",
             port=_integer(environ, "PORT", 0),
             health_port=_integer(environ, "HEALTH_CHECK_PORT", 0) if environ.get("HEALTH_CHECK_PORT") else None,
             config=_json(environ, "AGENT_CONFIG"),
@@ -146,22 +154,17 @@ class AgentSettings(BaseModel):
                 at="AGENT_HOST",
                 got=self.host,
                 want="a loopback address, as there are no keys",
-                fix="set AGENTKIT_SECURITY=none to listen to everybody without encryption",
+                fix="set AGENTKIT_SECURITY=curve if this machine has keys (`agentkit keys init`), or AGENTKIT_SECURITY=none to listen to "
+                "everybody without encryption",
             )
+
+    def is_encrypted(self, host: str) -> bool:
+        """Whether what listens on `host` takes known keys only."""
+        return self.security == "curve" and (self.encrypts_loopback or not is_loopback(host))
 
     def read_secrets(self) -> dict[str, str]:
         """The secrets' values; ConfigError says which one can't be read, and never what is in it."""
         return {name: _read_secret(name, source) for name, source in self.secrets.items()}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
-    if host in ("localhost", ""):
-        return host == "localhost"
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _read_secret(name: str, source: SecretSource) -> str:

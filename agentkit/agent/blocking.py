@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Final, Unpack
 
-from agentkit.agent.caller import endpoint_for
 from agentkit.agent.context import serving, span_of_call
 from agentkit.agent.course import IDEMPOTENCY_KEY, Board, CallOptions, Course, Route, for_stream
+from agentkit.agent.dialing import Dialer
 from agentkit.agent.fallbacks import LAST_ANSWER, NOTHING, Declared, Fallbacks
 from agentkit.clock import now_s
 from agentkit.directory.base import AgentRecord
@@ -48,11 +48,13 @@ class BlockingCaller:
         fallbacks: Declared | None = None,
         awaited: Callable[[Awaitable[Any]], Any] | None = None,
         tracer: Tracer | None = None,
+        dialer: Dialer | None = None,
     ) -> None:
         """`refuse` raises where a blocking call would be a mistake (on an event loop); `publish`: what takes events;
         `awaited`: waits for what a fallback that is `async def` returns; `tracer`: where its calls are traced; None: nowhere."""
         self.me = me
         self.tracer = tracer or Tracer(0)
+        self._dialer = dialer or Dialer(me.id.machine)  #: under the lock
         self.fallbacks = Fallbacks(fallbacks)
         self._awaited = awaited
         self._lookup = lookup
@@ -205,9 +207,9 @@ class BlockingCaller:
                 record = course.choose(self._route(target, records), arguments, now_s())
             channel: BlockingChannel | None = None
             try:
-                channel = BlockingChannel(
-                    str(record.id), endpoint_for(record, self.me.id.machine), self.me, expected=course.expected
-                )
+                with self._lock:
+                    endpoint, dial = self._dialer.where(record)
+                channel = BlockingChannel(str(record.id), endpoint, self.me, expected=course.expected, dial=dial)
                 for value in channel.stream(method, body, Deadline(course.at_s), meta, attachments=attachments):
                     has_come = True
                     yield value
@@ -260,15 +262,20 @@ class BlockingCaller:
     def _channel(self, record: AgentRecord, expected: Incarnation) -> BlockingChannel:
         """This thread's channel, marked as being in use."""
         channels: dict[AgentId, BlockingChannel] = self._own.__dict__.setdefault("channels", {})
-        endpoint = endpoint_for(record, self.me.id.machine)
         with self._lock:
             if self._is_closed:
                 raise CallCancelled(f"{record.id}: not called, the caller is closed", retry_safe=True)
             channel = channels.get(record.id)
-            if channel is None or not (channel.is_usable and (channel.expected == expected or expected == 0)):
+            if (
+                channel is None
+                or not (channel.is_usable and (channel.expected == expected or expected == 0))
+                or not (channel.dial is None or self._dialer.knows(channel.dial))
+            ):
                 if channel is not None:
                     channel.close()
-                channel = channels[record.id] = BlockingChannel(str(record.id), endpoint, self.me, expected=expected)
+                endpoint, dial = self._dialer.where(record)
+                channel = BlockingChannel(str(record.id), endpoint, self.me, expected=expected, dial=dial)
+                channels[record.id] = channel
                 self._all.add(channel)
             channel.is_in_use = True
             self._under_way[record.id] += 1

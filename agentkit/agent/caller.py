@@ -11,11 +11,12 @@ from typing import Any, Unpack
 
 from agentkit.agent.context import serving, span_of_call
 from agentkit.agent.course import IDEMPOTENCY_KEY, Board, CallOptions, Course, Route, for_stream
+from agentkit.agent.dialing import Dialer
 from agentkit.agent.fallbacks import LAST_ANSWER, NOTHING, Declared, Fallbacks
 from agentkit.agent.streaming import PeerCall, Results, StreamingCall, source_of
 from agentkit.clock import now_s
-from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord, Directory
-from agentkit.errors import BadRequest, CallCancelled, CallError, PeerLost, Unreachable
+from agentkit.directory.base import AgentRecord, Directory
+from agentkit.errors import BadRequest, CallCancelled, CallError, PeerLost
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.trace import TRACEPARENT, Span, Tracer
 from agentkit.resilience.deadline import Deadline
@@ -37,10 +38,12 @@ class Caller:
         policies: CallPolicies | None = None,
         fallbacks: Declared | None = None,
         tracer: Tracer | None = None,
+        dialer: Dialer | None = None,
     ) -> None:
         """`tracer`: where its calls are traced; None: nowhere."""
         self.me = me
         self.tracer = tracer or Tracer(0)
+        self._dialer = dialer or Dialer(me.id.machine)
         self.fallbacks = Fallbacks(fallbacks)
         self.directory = directory
         self.board = Board(self._in_flight, policies)
@@ -189,6 +192,12 @@ class Caller:
             if channel is not None and channel.is_usable and 0 < channel.expected < record.incarnation:
                 channel.close(PeerLost(f"{record.id} was replaced by its next incarnation"))
 
+    def on_keys(self) -> None:
+        """Keys came or went: who is called under a key that is not known any more is not called any more."""
+        for channel in tuple(self._channels.values()):
+            if channel.dial is not None and not self._dialer.knows(channel.dial):
+                channel.close(PeerLost(f"{channel.label}: its key was revoked"))
+
     def close(self) -> None:
         """Say BYE on every channel. Calls that wait for an answer end by PeerLost, new ones by CallCancelled."""
         self._is_closed = True
@@ -214,8 +223,10 @@ class Caller:
             channel.leave()
         if self._is_closed:
             raise CallCancelled(f"{record.id}: not called, the caller is closed", retry_safe=True)
-        endpoint = endpoint_for(record, self.me.id.machine)
-        channel = Channel(str(record.id), endpoint, self.me, expected=expected, on_end=partial(self._forget, record.id))
+        endpoint, dial = self._dialer.where(record)
+        channel = Channel(
+            str(record.id), endpoint, self.me, expected=expected, dial=dial, on_end=partial(self._forget, record.id)
+        )
         self._channels[record.id] = channel
         return channel
 
@@ -253,13 +264,3 @@ class PeerProxy:
 
     def __repr__(self) -> str:
         return f"<peer {self._target}>"
-
-
-def endpoint_for(record: AgentRecord, my_machine: str) -> str:
-    """Where to connect: loopback for an agent of this machine, its machine's address for others."""
-    same_machine = record.id.machine == my_machine
-    names = (INBOX_LOCAL, INBOX) if same_machine else (INBOX, INBOX_LOCAL)
-    for name in names:
-        if name in record.endpoints:
-            return record.endpoints[name]
-    raise Unreachable(f"{record.id} has no inbox: it is {record.phase}")

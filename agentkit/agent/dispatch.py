@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agentkit.agent.context import Serving, current_call
 from agentkit.agent.course import IDEMPOTENCY_KEY
@@ -36,9 +36,12 @@ from agentkit.observe.trace import TRACEPARENT, Span, Tracer
 from agentkit.resilience.admission import Gate
 from agentkit.resilience.deadline import DeadlineQueue
 from agentkit.resilience.policy import USUAL_SERVICE, ServePolicy
-from agentkit.transport.peer import Inbound
+from agentkit.transport.peer import Inbound, Peer
 from agentkit.wire import values
 from agentkit.wire.attachments import unpack
+
+if TYPE_CHECKING:
+    from agentkit.security.roles import Holder
 
 log = get_logger("agentkit.dispatch")
 
@@ -51,6 +54,7 @@ class Answers(Protocol):
     def answer(self, inbound: Inbound, value: object) -> None: ...
     async def write(self, inbound: Inbound, value: object) -> None: ...
     def refuse(self, inbound: Inbound, error: CallError) -> None: ...
+    def identity(self, peer: Peer) -> Holder | None: ...
 
 
 class Meter(Protocol):
@@ -110,6 +114,8 @@ class Dispatcher:
             self._refuse(inbound, InternalError(f"{type(exc).__name__}: {exc}"))
             return
         if work is None:
+            return
+        if work.method.options.role is not None and not self._may(work.method.options.role, inbound):
             return
         inbound.work = work
         self._works[work.key] = work
@@ -179,6 +185,17 @@ class Dispatcher:
         if inbound.plain is not None and tracer.draw() < tracer.sample:
             return tracer.begin(method.name, "server")
         return None
+
+    def _may(self, role: str, inbound: Inbound) -> bool:
+        """Whether the caller's key has `role`; if not, it was told."""
+        assert self.answers is not None
+        from agentkit.security.roles import forbidden, may
+
+        holder = self.answers.identity(inbound.peer)
+        if may(holder, role):
+            return True
+        self._refuse(inbound, forbidden(inbound.method, role, holder))
+        return False
 
     def _prepare(self, inbound: Inbound) -> Serving | None:
         if inbound.plain is not None:

@@ -37,6 +37,11 @@ def show(
         lambda: found.connections_cut if (found := inbox()) else 0,
     )
     book.counter(
+        "agent_unauthenticated_total",
+        "Connections turned away: no key, or one that is not known",
+        lambda: found.turned_away if (found := inbox()) else 0,
+    )
+    book.counter(
         "agent_peers_lost_total",
         "Callers that went without BYE",
         lambda: found.lost_peers if (found := inbox()) else 0,

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from agentkit.errors import BadRequest, ConfigError
+from agentkit.names import is_name
 from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S
 from agentkit.resilience.policy import PRIORITIES, Balance, Priority, checked_balance
 from agentkit.units import seconds
@@ -42,6 +43,7 @@ class Rpc:
     cache_s: float | None = None
     balance: Balance | None = None
     key: str = ""
+    role: str | None = None
 
     def __post_init__(self) -> None:
         if self.priority not in (*PRIORITIES, "control"):
@@ -65,6 +67,8 @@ class Rpc:
                 at="@rpc(balance=, key=)", got=(self.balance, self.key),
                 want='balance="hash" and key="ARGUMENT", or neither of them',
             )  # fmt: skip
+        if self.role is not None and not is_name(self.role):
+            raise ConfigError(at="@rpc(role=)", got=self.role, want="a role of a key, such as operator")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +100,7 @@ def rpc(
     cache: str | float | None = ...,
     balance: Balance | None = ...,
     key: str = ...,
+    role: str | None = ...,
 ) -> Callable[[F], F]: ...
 def rpc(
     function: Any = None,
@@ -110,6 +115,7 @@ def rpc(
     cache: str | float | None = None,
     balance: Balance | None = None,
     key: str = "",
+    role: str | None = None,
 ) -> Any:
     """Make a method callable by other agents.
 
@@ -122,7 +128,8 @@ def rpc(
     takes, should that be longer; with `concurrency=1`: until their deadline). `priority="high"`: before others, and not held
     up by the agent's limit. `cache`: who asks with the same arguments within that time gets the same answer, and who asks
     meanwhile waits for it. `balance`: which of several replicas callers choose (docs/calls.md); `key`: the name of an
-    argument: calls with the same value of it go to the same replica.
+    argument: calls with the same value of it go to the same replica. `role`: only who calls with a key of that role, or an
+    operator's, may (docs/security.md); others get Forbidden.
 
     An exception reaches the caller as HandlerError (a CallError such as NotFound as itself) and leaves the agent serving."""
     if priority not in PRIORITIES:
@@ -141,6 +148,7 @@ def rpc(
         cache_s=cache_s,
         balance=balance,
         key=key,
+        role=role,
     )
 
     def decorate(function: F) -> F:

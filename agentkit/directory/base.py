@@ -31,6 +31,9 @@ class AgentRecord:
     )  #: methods whose default deadline is not the usual one
     #: what else callers should know of methods: method -> {"idempotent": True, "balance": "hash", "key": "user_id"}
     traits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(
+        default_factory=dict
+    )  #: endpoint name -> fingerprint of the key that it serves with; left out: no encryption
     health: str = "ok"  #: ok | degraded (gets less) | failing (gets calls only where there is nobody better)
     health_url: str | None = None
 

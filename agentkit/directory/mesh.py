@@ -45,6 +45,7 @@ class MeshDirectory:
         self._learnt: dict[str, asyncio.Event] = {}
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._feeds: dict[int, str] = {}  # request id -> name
+        self._watched: dict[int, Callable[[Any], None]] = {}  # request id -> who hears its events
         self._next_id = 1
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
@@ -85,6 +86,13 @@ class MeshDirectory:
             return await future
         finally:
             self._replies.pop(id, None)
+
+    def watch(self, operation: str, on_event: Callable[[Any], None]) -> None:
+        """Hear the events of an operation that goes on telling, for as long as this connection lasts: to be asked for in
+        `on_connected`. Unreachable: it has gone already."""
+        if self._writer is None:
+            raise Unreachable(f"the node at {self.path} went away")
+        self._watched[self._send(operation, {})] = on_event
 
     async def close(self) -> None:
         self._is_closed = True
@@ -168,6 +176,7 @@ class MeshDirectory:
     def _disconnect(self) -> None:
         self._connected.clear()
         self._feeds.clear()
+        self._watched.clear()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -187,6 +196,10 @@ class MeshDirectory:
             self.version += 1
             self._learnt[name].set()
             self._on_records(name, records)
+            return
+        if (hear := self._watched.get(id)) is not None:
+            if kind == "event":
+                hear(content)
             return
         future = self._replies.get(id)
         if future is None or future.done():

@@ -50,6 +50,7 @@ def description_lines(told: Mapping[str, Any]) -> Iterator[str]:
             *_words({key: method[key] for key in _OPTIONS if method.get(key) not in (None, "")}),
             "idempotent" if method.get("idempotent") else "",
             "high priority" if method.get("priority") == "high" else "",
+            f"role {method['role']}" if method.get("role") else "",
         ]
         if any(options):
             yield f"    {', '.join(filter(None, options))}"

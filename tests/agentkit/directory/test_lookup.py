@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentkit.agent.caller import endpoint_for
+from agentkit.agent.dialing import Dialer
 from agentkit.directory.base import AgentRecord, unambiguous
 from agentkit.directory.static import StaticDirectory
 from agentkit.errors import AgentUnknown, ConfigError, Unreachable
@@ -92,8 +92,8 @@ def test_a_fixed_table_with_a_malformed_name_is_refused() -> None:
 
 def test_loopback_is_for_the_same_machine_and_its_address_for_others() -> None:
     both = record("m1/A", endpoints={"inbox-local": "tcp://127.0.0.1:1", "inbox": "tcp://10.0.0.1:1"})
-    assert endpoint_for(both, "m1") == "tcp://127.0.0.1:1"
-    assert endpoint_for(both, "m2") == "tcp://10.0.0.1:1"
-    assert endpoint_for(A1, "m2") == "tcp://127.0.0.1:1", "logical machines of one host"
+    assert Dialer("m1").where(both) == ("tcp://127.0.0.1:1", None)
+    assert Dialer("m2").where(both) == ("tcp://10.0.0.1:1", None)
+    assert Dialer("m2").where(A1) == ("tcp://127.0.0.1:1", None), "logical machines of one host"
     with pytest.raises(Unreachable, match="m1/A has no inbox: it is starting"):
-        endpoint_for(record("m1/A", "starting", endpoints={}), "m1")
+        Dialer("m1").where(record("m1/A", "starting", endpoints={}))

@@ -58,7 +58,7 @@ def test_every_word_reaches_the_agent_under_its_own_name(tmp_path: Path) -> None
     )
     assert set(told.serve.said()) == set(ServePolicy.__dataclass_fields__), "no value of the policy is left out"
     assert set(told.calls.said()) == set(CallPolicy.__dataclass_fields__)
-    assert set(told.methods["m"]) == set(Rpc.__dataclass_fields__) - {"idempotent"}, "that is the author's word alone"
+    assert set(told.methods["m"]) == set(Rpc.__dataclass_fields__) - {"idempotent", "role"}, "the author's alone"
     assert (told.serve.queue_wait_s, told.serve.cache_bytes, told.methods["m"]["cache_s"]) == (0.02, 2048, 1.0)
     assert (told.calls.breaker_rest_s, told.to["B"].attempts, told.to["B.m"].timeout_s) == (60.0, 1, 9.0)
 
