@@ -67,7 +67,7 @@ class Client:
         path, here = (None, "local") if peers is not None else _node(node, cluster)
         self.tracer = Tracer(trace_sample)
         self._directory: Directory = (
-            MeshDirectory(path, here=here, on_connected=self._reconnected)
+            MeshDirectory(path, here=here, on_connected=self._reconnected, on_records=self._on_records)
             if path
             else StaticDirectory(peers, here=here)
         )
@@ -123,6 +123,10 @@ class Client:
         """Every agent of the cluster."""
         async with Deadline.after(DEFAULT_TIMEOUT_S).scope("asking the node for names"):
             return await self._directory.names()
+
+    def _on_records(self, name: str, records: tuple[AgentRecord, ...]) -> None:
+        if self._caller is not None:
+            self._caller.on_records(name, records)
 
     async def _reconnected(self, _: MeshDirectory) -> None:
         if self._events is not None:

@@ -186,10 +186,15 @@ class Caller:
         return PeerProxy(self, target, options)
 
     def on_records(self, _name: str, records: tuple[AgentRecord, ...]) -> None:
-        """The directory's word: a life that another has replaced answers no more, whatever its connection looks like."""
+        """The directory's word: a life that another has replaced answers no more, nor one on a machine that is out of reach,
+        whatever its connection looks like."""
         for record in records:
             channel = self._channels.get(record.id)
-            if channel is not None and channel.is_usable and 0 < channel.expected < record.incarnation:
+            if record.phase == "unreachable":
+                self.board.breakers.pop(record.id, None)  # when it answers again, it is called again at once
+                if channel is not None:
+                    channel.close(PeerLost(f"{record.id}: machine {record.id.machine} does not answer"))
+            elif channel is not None and channel.is_usable and 0 < channel.expected < record.incarnation:
                 channel.close(PeerLost(f"{record.id} was replaced by its next incarnation"))
 
     def on_keys(self) -> None:

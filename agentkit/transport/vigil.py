@@ -18,7 +18,7 @@ LOST_AFTER_S: Final = 10.0
 class Vigil:
     """Kept only while calls are open: an idle channel wakes nobody. Belongs to the running loop."""
 
-    __slots__ = ("_ask", "_is_owed", "_loop", "_lose", "_timer", "has_met", "heard_s")
+    __slots__ = ("_ask", "_is_owed", "_loop", "_lose", "_since_s", "_timer", "has_met", "heard_s")
 
     def __init__(
         self,
@@ -29,7 +29,8 @@ class Vigil:
         lose: Callable[[str], None],
     ) -> None:
         """`is_owed`: whether the peer owes an answer. `ask` it for a sign of life. `lose` it, because of what is said."""
-        self.heard_s = now_s()  #: when the peer last said anything
+        self.heard_s = now_s()  #: when the peer last said anything; at first: when the channel was opened
+        self._since_s = self.heard_s
         self.has_met = False  #: it has said WELCOME; before, the handshake has limits of its own
         self._loop, self._is_owed, self._ask, self._lose = loop, is_owed, ask, lose
         self._timer: asyncio.TimerHandle | None = None
@@ -40,7 +41,7 @@ class Vigil:
 
     def begin(self) -> None:
         """A call was made: from now on silence counts."""
-        self.heard_s = now_s()
+        self._since_s = now_s()
         self._timer = self._loop.call_later(PING_AFTER_S, self._check)
 
     def end(self) -> None:
@@ -53,7 +54,7 @@ class Vigil:
         self._timer = None
         if not self._is_owed():
             return
-        silent_s = now_s() - self.heard_s
+        silent_s = now_s() - max(self.heard_s, self._since_s)
         if self.has_met:
             if silent_s >= LOST_AFTER_S:
                 self._lose(f"silent for {silent_s:.0f} s")

@@ -42,7 +42,7 @@ from startup.node.mesh_peer import MeshTimes
 from startup.node.notify import NotifyServer
 from startup.node.operations import Operations
 from startup.node.options import NodeOptions
-from startup.node.orders import machine_of
+from startup.node.orders import machine_of, node_endpoint
 from startup.node.paths import Lock
 from startup.node.remote_control import RemoteControl
 from startup.node.senses import Senses
@@ -165,9 +165,7 @@ class Node:
         inherited = await self._zygote.start()
         revision = self._revisions.current
         self.turns.place = self._place(revision)
-        self._mesh.start(
-            LOOPBACK if revision is None else machine_of(revision.fleet, places.machine).host, self._node_port(revision)
-        )
+        self._mesh.start(*self._address(revision))
         if revision is not None:
             remembered = self._remembered.load()
             found = adopt(
@@ -241,6 +239,7 @@ class Node:
     # -- operations.Owner
 
     def accept(self, revision: Revision) -> None:
+        self._listen(revision)
         self._act_on(revision)
         self._write_info()
 
@@ -250,24 +249,32 @@ class Node:
 
     # -- ears.Ears
 
-    def on_sync(self, machine: str, rows: list[AgentRow]) -> None:
-        self._core.see_rows(self._table.replace_machine(machine, rows), self.turns.now_s())
-        self.turns.soon()
-
-    def on_rows(self, rows: list[AgentRow]) -> None:
-        self._core.see_rows(self._table.update(rows), self.turns.now_s())
+    def on_rows(self, machine: str, rows: list[AgentRow], *, generation: int, upto: int, is_all: bool) -> None:
+        changed = self._table.merge(machine, rows, generation=generation, upto=upto, is_all=is_all)
+        self._core.see_rows(changed, self.turns.now_s())
         self._forget_removed()
         self.turns.soon()
 
     def on_peers(self) -> None:
         self._core.see_unreachable(self._mesh.unreachable(), self.turns.now_s())
+        self._table.silence(self._mesh.silent())
         self.turns.soon()
+
+    def on_revision(self, machine: str, number: int, digest: str) -> None:
+        pass
 
     def own_rows(self) -> list[AgentRow]:
         return self._table.of_machine(self.options.places.machine)
 
-    def own_number(self) -> int:
-        return self._revisions.number
+    def own_upto(self) -> int:
+        return self._table.upto(self.options.places.machine)
+
+    def rows_digest(self, machine: str, generation: int | None = None) -> str | None:
+        return self._table.digest(machine, generation)
+
+    def own_revision(self) -> tuple[int, str]:
+        summary = self._revisions.summary()
+        return (summary["number"], summary["digest"]) if summary else (0, "")
 
     def answers(self) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]:
         return {"mesh.errors": self._errors.answer, **self._views.answers}
@@ -284,9 +291,18 @@ class Node:
         self._zygote.preload(revision.fleet.preload)
         self._rules.revised(revision)
         self._core.desire(revision, self.turns.now_s())
-        self._mesh.expect({machine.name for machine in revision.fleet.machines})
+        self._mesh.pace(revision.fleet.mesh.suspect_s, revision.fleet.mesh.unreachable_s)
+        self._mesh.expect({machine.name: node_endpoint(machine) for machine in revision.fleet.machines})
         self._forget_removed()
         self.turns.soon()
+
+    def _listen(self, revision: Revision) -> None:
+        """Where the revision says, if that is not where we do; a machine that the fleet no longer has stays where it is."""
+        if any(machine.name == self.options.places.machine for machine in revision.fleet.machines):
+            try:
+                self._mesh.listen(*self._address(revision))
+            except OSError as exc:
+                log.error("node.not_listening", address=self._address(revision), error=str(exc))
 
     def _act_unless_newer(self, revision: Revision) -> None:
         if self._revisions.current is revision:
@@ -303,8 +319,12 @@ class Node:
         offset_s = SYSTEM_CLOCK.wall_s() - SYSTEM_CLOCK.now_s()
         return Place(host=host, wall_offset_s=offset_s, logs=str(places.logs))
 
-    def _node_port(self, revision: Revision | None) -> int | None:
-        return machine_of(revision.fleet, self.options.places.machine).node_port if revision else None
+    def _address(self, revision: Revision | None) -> tuple[str, int | None]:
+        """Where this node listens for others: by the revision; before the first, by its own command line."""
+        if revision is None:
+            return self.options.host or LOOPBACK, self.options.node_port or None
+        machine = machine_of(revision.fleet, self.options.places.machine)
+        return machine.host, machine.node_port
 
     def _on_exit(self, exit: Exit) -> None:
         if self._early_exits is not None:

@@ -1,24 +1,27 @@
 """Nodes of one cluster telling each other their rows: AK1 over TCP, each node the only author of its machine's rows.
 
 Every node calls every other: what it tells goes over its own channel into the other's inbox, so two nodes have two connections.
-They are found by their node.json below the same root; one that starts greets those that run, and they greet back. Rows travel
-when they change (`mesh.rows`), all of them when a channel opens (`mesh.sync`). Each side pings its own channel and so knows
-whether the other's loop still runs.
+They are found by the revision (a machine's host and node_port), and on one host by their node.json below the same root; one that
+starts greets those that run, and they greet back. Rows travel when they change (`mesh.rows`), all of them when the other's copy is
+not equal (`mesh.sync`), which every greeting and every beat finds out. docs/mesh.md has the rules.
 
-    mesh.hello {machine, endpoint, events}        I am here: call me back; my event relay is there, or null
-    mesh.events {machine, endpoint}               my event relay is there
-    mesh.sync  {machine, number, rows}            everything of my machine; replaces what you know of it
-    mesh.rows  {machine, number, rows}            these have changed
-    mesh.node, mesh.logs, mesh.events_seen        -> what my machine tells of itself (views.py)
-    mesh.errors {what, arguments}                 -> what my agents reported (error_desk.py)
-    mesh.bye   {machine, rows}                    my last words: I end on purpose
+    mesh.hello {endpoint, events}     I am here: call me back; my event relay is there, or null  -> {knows: digest of my rows}
+    mesh.beat  {rows}                 are you there, and is your copy of my rows this one?       -> {knows}
+    mesh.sync  {upto, rows}           everything of my machine; what you know beside it is gone
+    mesh.rows  {upto, rows}           these have changed
+    mesh.events {endpoint}            my event relay is there
+    mesh.node, mesh.logs, mesh.events_seen      -> what my machine tells of itself (views.py)
+    mesh.errors {what, arguments}     -> what my agents reported (error_desk.py)
+    mesh.claims {}                    -> which of your agents my revision gives to you (fence.py)
+    mesh.bye   {upto, rows}           my last words: I end on purpose
+
+and all of them: {machine, at: [life, clock], heard: the newest `at` of yours or null, number, digest: of my revision}
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any, Final
 
 from agentkit.clock import now_s
@@ -31,15 +34,19 @@ from agentkit.transport.inbox import Inbox
 from agentkit.transport.peer import Identity, Inbound
 from agentkit.wire import values
 from startup.node.ears import Ears
-from startup.node.mesh_peer import MeshTimes, Peer, PeerState
+from startup.node.mesh_links import Links, is_far
+from startup.node.mesh_peer import MeshTimes, Peer
 from startup.node.paths import Places
 from startup.node.remote_control import CONTROL, RemoteControl
+from startup.plan.membership import Membership, PeerState, Reading
 from startup.plan.row import AgentRow
 
 log = get_logger("node.mesh")
 
 #: Name under which nodes introduce themselves; no agent can be called so.
 NODE_NAME: Final = AgentName("_node")
+#: The loop's timers have a resolution of 1 ms and may come early.
+_TIMER_SLACK_S: Final = 0.002
 
 
 class Mesh:
@@ -51,53 +58,98 @@ class Mesh:
         self.on_events: Callable[[str, str | None], None] = lambda *_: (
             None
         )  #: a machine's event relay is there, or gone
+        self.times = times or MeshTimes()
         self._events: str | None = None
         self._places = places
         self._ears = ears
-        self._times = times or MeshTimes()
         self._me = Identity(AgentId(MachineName(places.machine), NODE_NAME), incarnation)
         self._loop = asyncio.get_running_loop()
         self._inbox: Inbox | None = None
         self._peers: dict[str, Peer] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._members = Membership(
+            int(incarnation), suspect_s=self.times.suspect_s, unreachable_s=self.times.unreachable_s
+        )
+        self._links = Links(
+            self._me,
+            self.times,
+            introduce=self._introduce,
+            on_up=self._level,
+            is_wanted=self._is_wanted,
+            find=self._find,
+            on_broke=self._on_broke,
+            on_refused=self._on_refused,
+        )
+        self._bound: tuple[str, int | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_closing = False
 
     # -- life
 
     def start(self, host: str, port: int | None) -> str:
-        """Listen for the others; returns the endpoint. OSError: the port is taken."""
+        """Listen for the others; returns the endpoint. OSError: the port is taken, or the address is not this machine's."""
         self._inbox = Inbox(self._me, self)
-        bound = self._inbox.bind(f"tcp://{host}:{port or '*'}")
-        self.endpoint = f"tcp://{host}:{bound.rpartition(':')[2]}"  # told as asked for: libzmq tells an IPv6 form
+        return self.listen(host, port)
+
+    def listen(self, host: str, port: int | None) -> str:
+        """Listen there (too): what others are told from now on. Nothing is unbound, which would cut who is connected."""
+        assert self._inbox is not None
+        if self._bound != (host, port):
+            bound = self._inbox.bind(f"tcp://{host}:{port or '*'}")
+            self._bound = (host, port)
+            # told as asked for: libzmq tells an IPv6 form
+            self.endpoint = f"tcp://{host}:{bound.rpartition(':')[2]}"
+        assert self.endpoint is not None
         return self.endpoint
+
+    def pace(self, suspect_s: float, unreachable_s: float) -> None:
+        """Other limits than before."""
+        if (suspect_s, unreachable_s) != (self.times.suspect_s, self.times.unreachable_s):
+            self.times = self._links.times = self.times.paced(suspect_s, unreachable_s)
+            self._members.suspect_s, self._members.unreachable_s = suspect_s, unreachable_s
 
     def discover(self) -> None:
         """Greet the nodes of this cluster that have left their address below the same root."""
         root = self._places.run.parent.parent
         for info in node_files(root, self._places.cluster):
             if info.machine != self._places.machine and info.mesh:
-                self._learn(info)
+                self._links.press(self._peer(info.machine))
 
-    def expect(self, machines: set[str]) -> None:
-        """The other machines of the fleet: silence of one of these is news. What is no longer expected is forgotten."""
-        for machine in machines - self._peers.keys() - {self._places.machine}:
-            self._peers[machine] = Peer(machine, heard_s=now_s())
-        for machine in self._peers.keys() - machines:
-            self._drop(self._peers.pop(machine))
-            self.on_events(machine, None)
+    def expect(self, machines: Mapping[str, str | None]) -> None:
+        """The other machines of the fleet, with where their nodes listen by the revision (None: on this host, it says so itself).
+
+        Silence of one of these is news. What is no longer expected is forgotten when it ends."""
+        others = {machine: endpoint for machine, endpoint in machines.items() if machine != self._places.machine}
+        self._members.expect(others, now_s())
+        for machine, endpoint in others.items():
+            peer = self._peer(machine)
+            peer.is_expected, peer.configured = True, endpoint
+        for peer in [peer for peer in self._peers.values() if peer.machine not in others]:
+            peer.is_expected = False
+            if peer.channel is None:
+                self._forget(peer)
         self.discover()
-        self._watch()
+        for peer in tuple(self._peers.values()):
+            self._links.press(peer)
+        self._watch(at_once=True)
 
     def states(self) -> dict[str, str]:
-        return {machine: peer.state.value for machine, peer in sorted(self._peers.items())}
+        return {machine: state.value for machine, state in self._members.states().items()}
 
     def numbers(self) -> dict[str, int]:
         """The revisions of the machines that were heard of."""
         return {machine: peer.number for machine, peer in sorted(self._peers.items()) if peer.is_synced or peer.number}
 
+    def revisions(self) -> dict[str, tuple[int, str]]:
+        """Number and digest of the revision of every machine that was heard of."""
+        return {machine: (peer.number, peer.digest) for machine, peer in sorted(self._peers.items()) if peer.digest}
+
     def unreachable(self) -> frozenset[str]:
-        return frozenset(machine for machine, peer in self._peers.items() if peer.state is PeerState.UNREACHABLE)
+        """Nothing of these can be waited for: silent, or without a node."""
+        return frozenset(member.machine for member in self._members if member.is_lost)
+
+    def silent(self) -> frozenset[str]:
+        """These machines do not answer at all."""
+        return frozenset(member.machine for member in self._members if member.state is PeerState.UNREACHABLE)
 
     def publish(self, rows: list[AgentRow]) -> None:
         """Own rows that have changed: told to everybody who has been told all before."""
@@ -111,22 +163,22 @@ class Mesh:
         self._events = endpoint
         for peer in self._peers.values():
             if peer.channel is not None:
-                self._spawn(self._tell_events(peer), f"mesh:events {peer.machine}")
+                self._links.spawn(self._tell_events(peer), f"mesh:events {peer.machine}")
 
     def others(self) -> list[str]:
         """The machines that are there as far as is known, and those that are missed; not those that ended on purpose."""
-        return sorted(machine for machine, peer in self._peers.items() if not peer.said_bye)
+        return sorted(member.machine for member in self._members if member.state is not PeerState.LEFT)
 
     def silent_s(self) -> dict[str, float]:
-        """Since when nothing has been heard of those that are not alive."""
+        """Since when those that are not alive have not answered."""
         now = now_s()
-        quiet = (peer for peer in self._peers.values() if peer.state is not PeerState.ALIVE)
-        return {peer.machine: round(now - peer.heard_s, 1) for peer in quiet}
+        quiet = (member for member in self._members if member.state is not PeerState.ALIVE)
+        return {member.machine: round(now - member.confirmed_s, 1) for member in quiet}
 
     async def ask(self, machine: str, method: str, said: Mapping[str, Any], within_s: float) -> Any:
         """What one machine answers (Ears.answers); None when no answer came in time. One that is unreachable is not waited for."""
         peer = self._peers.get(machine)
-        if peer is None or peer.state is PeerState.UNREACHABLE:
+        if peer is None or self._members[machine].is_lost:
             return None
         try:
             async with asyncio.timeout(within_s):
@@ -143,8 +195,7 @@ class Mesh:
 
     async def bye(self) -> None:
         """Last words to everybody: this node ends on purpose, its rows are what they are now."""
-        rows = [row.to_wire() for row in self._ears.own_rows()]
-        asked = [self._ask(peer, "mesh.bye", {"rows": rows}) for peer in self._peers.values() if peer.is_synced]
+        asked = [self._ask(peer, "mesh.bye", self._all()) for peer in self._peers.values() if peer.is_synced]
         await asyncio.gather(*asked, return_exceptions=True)
 
     async def close(self) -> None:
@@ -152,10 +203,8 @@ class Mesh:
         if self._timer is not None:
             self._timer.cancel()
         for peer in self._peers.values():
-            self._drop(peer)
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._links.drop(peer)
+        await self._links.close()
         await self.control.close()
         inbox, self._inbox = self._inbox, None
         if inbox is not None:
@@ -171,17 +220,19 @@ class Mesh:
             return
         try:
             said = values.unpack(inbound.body)
+            peer = self._word(inbound.method, said)
             if find := self._ears.answers().get(inbound.method):
-                self._spawn(self._answer(inbound, find(said)), inbound.method)
+                self._links.spawn(self._answer(inbound, find(said)), inbound.method)
                 return
-            self._hear(inbound.method, said)
+            answer = self._hear(peer, inbound.method, said) if peer is not None else None
         except CallError as error:
             self._inbox.refuse(inbound, error)
         except (KeyError, TypeError, ValueError) as exc:
             log.warning("mesh.bad_word", method=inbound.method, error=str(exc))
             self._inbox.refuse(inbound, BadRequest(f"{inbound.method}: {exc}"))
         else:
-            self._inbox.answer(inbound, None)
+            self._inbox.answer(inbound, answer)
+        self._tell_changes()
 
     def abandon(self, inbound: Inbound) -> None:
         """Only operators' questions can be given up: what nodes ask is over in an instant."""
@@ -198,73 +249,83 @@ class Mesh:
             log.exception("mesh.answer_failed", method=inbound.method)
             self._inbox.refuse(inbound, InternalError(f"{inbound.method}: {type(exc).__name__}: {exc}"))
 
-    def _hear(self, method: str, said: Mapping[str, Any]) -> None:
-        machine = str(said["machine"])
-        peer = self._peers.get(machine)
-        if peer is None:
-            peer = self._peers[machine] = Peer(machine, heard_s=now_s())
-        peer.number = int(said.get("number", peer.number))
-        peer.said_bye = False
+    def _word(self, method: str, said: Mapping[str, Any]) -> Peer | None:
+        """Note what every word says of its sender; None when it is of a life that is over, or was its last."""
+        machine, at, number, digest = (
+            str(said["machine"]),
+            _reading(said["at"]),
+            int(said["number"]),
+            str(said["digest"]),
+        )
+        echo = None if said["heard"] is None else _reading(said["heard"])
+        if machine == self._places.machine:
+            log.error("mesh.same_machine", machine=machine, endpoint=said.get("endpoint"))
+            raise BadRequest(f"there are two nodes for machine {machine}: {self.endpoint}, and whoever asks")
+        now = now_s()
+        if method == "mesh.hello" and not self._members.greeted(machine, at[0], now):
+            return None
+        if not self._members.word(machine, at, echo, now):
+            return None
+        peer = self._peer(machine)
+        if (number, digest) != (peer.number, peer.digest):
+            peer.number, peer.digest = number, digest[:100]
+            self._ears.on_revision(machine, number, peer.digest)
+        return peer
+
+    def _hear(self, peer: Peer, method: str, said: Mapping[str, Any]) -> Any:
+        machine = peer.machine
         match method:
             case "mesh.hello":
-                self._call_back(peer, str(said["endpoint"]))
-                self.on_events(machine, _endpoint(said.get("events")))
+                peer.told = _endpoint(said["endpoint"])
+                if not self._is_sound(peer):
+                    peer.pause_s = 0.0
+                    self._links.dial(peer)
+                self.on_events(machine, _endpoint(said["events"]))
+                self._watch(at_once=True)
+            case "mesh.beat":
+                pass
             case "mesh.events":
                 self.on_events(machine, _endpoint(said["endpoint"]))
-            case "mesh.sync":
-                self._ears.on_sync(machine, _rows(said))
-            case "mesh.rows":
-                self._ears.on_rows(_rows(said))
+                return None
+            case "mesh.sync" | "mesh.rows":
+                self._take(machine, said, is_all=method == "mesh.sync")
             case "mesh.bye":
-                self._ears.on_rows(_rows(said))
-                peer.said_bye = True
+                self._take(machine, said, is_all=False)
+                self._members.left(machine, _reading(said["at"])[0], now_s())
                 self.on_events(machine, None)
+                return None
             case _:
                 raise UnknownMethod(f"no method {method!r} between nodes")
-        self._heard(peer)
+        return {"knows": self._ears.rows_digest(machine, self._members[machine].generation)}
 
-    def _call_back(self, peer: Peer, endpoint: str) -> None:
-        if peer.endpoint != endpoint and peer.channel is not None:
-            self._drop(peer)  # it was started anew
-        peer.endpoint = endpoint
-        if peer.channel is None:
-            peer.pause_s = 0.0
-            self._dial(peer)
+    def _take(self, machine: str, said: Mapping[str, Any], *, is_all: bool) -> None:
+        rows = [AgentRow.from_wire(row) for row in said["rows"]]
+        generation = self._members[machine].generation
+        self._ears.on_rows(machine, rows, generation=generation, upto=int(said["upto"]), is_all=is_all)
 
-    # -- channels to others
+    # -- saying
 
-    def _learn(self, info: NodeInfo) -> None:
-        peer = self._peers.setdefault(info.machine, Peer(info.machine, heard_s=now_s()))
-        if peer.channel is None:
-            peer.endpoint = info.mesh
-            self._dial(peer)
+    async def _introduce(self, peer: Peer, channel: Channel) -> str | None:
+        """The first words over a new connection; what the other knows of our rows."""
+        answer = await self._ask_over(peer, channel, "mesh.hello", {"endpoint": self.endpoint, "events": self._events})
+        return None if answer is None else answer["knows"]
 
-    def _dial(self, peer: Peer) -> None:
-        if peer.redial is not None:
-            peer.redial.cancel()
-            peer.redial = None
-        if self._is_closing or peer.endpoint is None or peer.channel is not None:
-            return
-        peer.channel = Channel(f"node {peer.machine}", peer.endpoint, self._me, on_end=partial(self._on_end, peer))
-        self._spawn(self._introduce(peer, peer.channel), f"mesh:introduce {peer.machine}")
-
-    async def _introduce(self, peer: Peer, channel: Channel) -> None:
-        """Everything that we have, once; what changes meanwhile goes after it."""
-        try:
-            await self._ask(peer, "mesh.hello", {"endpoint": self.endpoint, "events": self._events})
-            rows = [row.to_wire() for row in self._ears.own_rows()]
-            peer.pending.clear()
-            peer.is_synced = True
-            await self._ask(peer, "mesh.sync", {"rows": rows})
-        except CallError as error:
-            peer.is_synced = False
-            log.debug("mesh.not_introduced", machine=peer.machine, error=str(error))
-            if channel is peer.channel:
-                channel.close()
-            return
-        peer.pause_s = 0.0
-        self._heard(peer)
+    async def _level(self, peer: Peer, channel: Channel, knows: str | None) -> None:
+        """`channel` is the one in use from now on: everything that we have goes over it, where the other's copy is not the same."""
+        peer.pending.clear()
+        peer.is_synced = True  # what changes from here on goes after the sync
+        if knows != self._own_digest():
+            try:
+                await self._ask_over(peer, channel, "mesh.sync", self._all())
+            except CallError as error:
+                log.debug("mesh.not_synced", machine=peer.machine, error=str(error))
+                if channel is peer.channel:
+                    channel.close()
+                return
         self._send_soon(peer)
+
+    def _all(self) -> dict[str, Any]:
+        return {"upto": self._ears.own_upto(), "rows": [row.to_wire() for row in self._ears.own_rows()]}
 
     async def _tell_events(self, peer: Peer) -> None:
         try:
@@ -272,124 +333,189 @@ class Mesh:
         except CallError as error:  # the connection went: `mesh.hello` on the next one tells it
             log.debug("mesh.events_not_told", machine=peer.machine, error=str(error))
 
-    def _on_end(self, peer: Peer, channel: Channel) -> None:
-        """The connection went; the node may have, too. Tried again for as long as it is expected."""
-        if channel is not peer.channel:
-            return
-        peer.channel = None
-        peer.is_synced = False
-        if self._is_closing or self._peers.get(peer.machine) is not peer:
-            return
-        if not peer.said_bye:
-            self._suspect(peer)
-        first_s, last_s = self._times.redial_s
-        peer.pause_s = min(max(peer.pause_s * 2, first_s), last_s)
-        peer.redial = self._loop.call_later(peer.pause_s, self._redial, peer)
-
-    def _redial(self, peer: Peer) -> None:
-        peer.redial = None
-        info = NodeInfo.read(self._places.run.parent / peer.machine / "node.json")
-        if info is not None and info.mesh:
-            peer.endpoint = info.mesh
-            self._dial(peer)
-        elif not peer.said_bye:
-            peer.redial = self._loop.call_later(self._times.redial_s[1], self._redial, peer)
-
-    def _drop(self, peer: Peer) -> None:
-        channel, peer.channel = peer.channel, None
-        peer.is_synced = False
-        if peer.redial is not None:
-            peer.redial.cancel()
-            peer.redial = None
-        if channel is not None:
-            channel.close()
-
     def _send_soon(self, peer: Peer) -> None:
         """One call at a time per peer: what changes while it is on its way goes with the next."""
-        if peer.pending and not peer.is_sending and peer.is_synced:
+        if peer.pending and not peer.is_sending and peer.is_synced and peer.channel is not None:
             peer.is_sending = True
-            self._spawn(self._send_pending(peer), f"mesh:rows {peer.machine}")
+            self._links.spawn(self._send_pending(peer), f"mesh:rows {peer.machine}")
 
     async def _send_pending(self, peer: Peer) -> None:
+        channel = peer.channel
         try:
-            while peer.pending and peer.is_synced:
+            while peer.pending and peer.is_synced and channel is not None and channel is peer.channel:
                 rows, peer.pending = peer.pending, {}
-                await self._ask(peer, "mesh.rows", {"rows": [row.to_wire() for row in rows.values()]})
-                self._heard(peer)
+                told = [row.to_wire() for row in rows.values()]
+                await self._ask_over(peer, channel, "mesh.rows", {"upto": self._ears.own_upto(), "rows": told})
         except CallError as error:
-            log.warning("mesh.rows_not_told", machine=peer.machine, error=str(error))
-            if peer.channel is not None:
-                peer.channel.close()  # a sync follows on the next one
+            log.debug("mesh.rows_not_told", machine=peer.machine, error=str(error))
+            if channel is not None and channel is peer.channel:
+                channel.close()  # a sync follows on the next one, where it is needed
         finally:
             peer.is_sending = False
+        self._send_soon(peer)
+
+    async def _beat(self, peer: Peer, channel: Channel) -> None:
+        """Ask for a sign of life, and whether the other's copy of our rows is the same; else it gets all of them."""
+        rows = None if peer.pending or peer.is_sending or not peer.is_synced else self._own_digest()
+        try:
+            answer = await self._ask_over(peer, channel, "mesh.beat", {"rows": rows})
+            if rows is not None and answer["knows"] != rows and self._own_digest() == rows and peer.is_synced:
+                log.info("mesh.copy_differs", machine=peer.machine)
+                peer.pending.clear()
+                await self._ask_over(peer, channel, "mesh.sync", self._all())
+        except CallError as error:
+            log.debug("mesh.no_beat", machine=peer.machine, error=str(error))
+
+    def _own_digest(self) -> str | None:
+        return self._ears.rows_digest(self._places.machine)
 
     async def _ask(self, peer: Peer, method: str, said: Mapping[str, Any]) -> Any:
         if peer.channel is None:
             raise CallError(f"no connection to the node of {peer.machine}")
-        body = values.pack({"machine": self._places.machine, "number": self._ears.own_number(), **said})
-        _, answer = peer.channel.request(method, body, now_s() + self._times.call_s, {}, idempotent=True)
-        return await answer
+        return await self._ask_over(peer, peer.channel, method, said)
+
+    async def _ask_over(self, peer: Peer, channel: Channel, method: str, said: Mapping[str, Any]) -> Any:
+        sent_s = now_s()
+        number, digest = self._ears.own_revision()
+        facts = {
+            "machine": self._places.machine,
+            "at": self._members.reading(sent_s),
+            "heard": self._members.echo(peer.machine),
+            "number": number,
+            "digest": digest,
+        }
+        _, answer = channel.request(
+            method, values.pack({**facts, **said}), sent_s + self.times.call_s, {}, idempotent=True
+        )
+        result = await answer
+        if channel.peer is not None and peer.machine in self._members:
+            self._members.answered(peer.machine, int(channel.peer.incarnation), sent_s, now_s())
+            self._tell_changes()
+        return result
 
     # -- who is there
 
-    def _heard(self, peer: Peer) -> None:
-        peer.heard_s = now_s()
-        self._to(peer, PeerState.ALIVE)
+    def _peer(self, machine: str) -> Peer:
+        peer = self._peers.get(machine)
+        if peer is None:
+            peer = self._peers[machine] = Peer(machine)
+            self._members.expect((machine,), now_s())
+        return peer
 
-    def _suspect(self, peer: Peer) -> None:
-        if peer.state is PeerState.ALIVE:
-            self._to(peer, PeerState.SUSPECT)
+    def _forget(self, peer: Peer) -> None:
+        self._links.drop(peer)
+        self._peers.pop(peer.machine, None)
+        self._members.forget(peer.machine)
+        self.on_events(peer.machine, None)
+        self._ears.on_peers()
 
-    def _to(self, peer: Peer, state: PeerState) -> None:
-        if peer.state is not state:
-            log.info("mesh.peer", machine=peer.machine, state=state.value, was=peer.state.value)
-            peer.state = state
+    def _find(self, machine: str) -> str | None:
+        info = NodeInfo.read(self._places.run.parent / machine / "node.json")
+        return info.mesh if info is not None else None
+
+    def _is_wanted(self, peer: Peer) -> bool:
+        """Whether there should be another connection to it than there is."""
+        member = self._members.get(peer.machine)
+        if member is None or self._peers.get(peer.machine) is not peer:
+            return False
+        if member.state is PeerState.LEFT:
+            return False  # it greets us when it is there again
+        return peer.channel is None or (is_far(peer) and member.state is not PeerState.ALIVE)
+
+    def _is_sound(self, peer: Peer) -> bool:
+        """Whether our connection to one that greets us leads to this life of it, and has not been silent."""
+        if peer.channel is None:
+            return bool(peer.attempts) and not is_far(peer)
+        is_this_life = (
+            peer.channel.peer is not None and peer.channel.peer.incarnation == self._members[peer.machine].life
+        )
+        return is_this_life and not peer.is_doubtful
+
+    def _on_broke(self, peer: Peer) -> None:
+        if peer.machine not in self._members:
+            return
+        self._members.broke(peer.machine)
+        if not peer.is_expected:
+            self._loop.call_soon(self._forget, peer)
+        self._tell_changes()
+        self._watch(at_once=True)
+
+    def _on_refused(self, peer: Peer) -> None:
+        if peer.machine in self._members:
+            self._members.refused(peer.machine, now_s())
+
+    def _tell_changes(self) -> None:
+        changed = self._members.changes()
+        for machine in changed:
+            log.info("mesh.peer", machine=machine, state=self._members[machine].state.value)
+            if machine in self._peers:
+                self._peers[machine].is_doubtful |= self._members[machine].state is not PeerState.ALIVE
+                self._links.press(self._peers[machine])
+        if changed:
             self._ears.on_peers()
+            self._watch(at_once=any(self._members[machine].state is PeerState.SUSPECT for machine in changed))
 
-    def _watch(self) -> None:
-        """One timer for all peers: pings, and judges silence."""
-        if self._timer is None and self._peers and not self._is_closing:
-            # in step with everything else on this machine that looks now and then: one wake-up serves several
-            is_calm = all(peer.state is not PeerState.SUSPECT for peer in self._peers.values())
-            period_s = self._times.ping_s if is_calm else self._times.look_s
-            self._timer = self._loop.call_later(period_s - now_s() % period_s, self._look)
+    def _watch(self, *, at_once: bool = False) -> None:
+        """One timer for all peers: asks, and judges silence. `at_once`: not only when it would be due anyway."""
+        if self._is_closing or not self._peers:
+            return
+        if self._timer is not None:
+            if not at_once:
+                return
+            self._timer.cancel()
+        now = now_s()
+        states = {member.machine: member.state for member in self._members}
+        is_calm = all(
+            states[machine] is PeerState.LEFT or (states[machine] is PeerState.ALIVE and not is_far(peer))
+            for machine, peer in self._peers.items()
+        )
+        # in step with everything else on this machine that looks now and then: one wake-up serves several
+        period_s = self.times.ping_s if is_calm else self.times.beat_s
+        at_s = now + period_s - now % period_s
+        due_s = self._members.due_s()
+        if due_s is not None and not is_calm:
+            at_s = min(at_s, max(now, due_s) + _TIMER_SLACK_S)
+        self._members.sleeps_until(at_s)
+        self._timer = self._loop.call_later(at_s - now, self._look)
 
     def _look(self) -> None:
         self._timer = None
-        times, now = self._times, now_s()
-        for peer in self._peers.values():
-            if peer.said_bye:
+        now = now_s()
+        for peer in tuple(self._peers.values()):
+            member, channel = self._members[peer.machine], peer.channel
+            if member.state is PeerState.LEFT:
                 continue
-            if peer.channel is not None and peer.channel.peer is not None and peer.channel.heard_s > peer.heard_s:
-                peer.heard_s = peer.channel.heard_s
-                self._to(peer, PeerState.ALIVE)
-            if now - peer.heard_s >= times.unreachable_s:
-                self._to(peer, PeerState.UNREACHABLE)
-            elif peer.heard_s < peer.pinged_s <= now - times.suspect_s:
-                self._suspect(peer)
-            if peer.pinged_s <= peer.heard_s:
-                peer.pinged_s = now
-            if peer.channel is not None:
-                peer.channel.ping()
+            if (
+                channel is not None
+                and channel.peer is not None
+                and channel.heard_s >= peer.beaten_s > 0
+                and not is_far(peer)
+            ):
+                self._members.answered(peer.machine, int(channel.peer.incarnation), channel.heard_s, now)
+            period_s = self.times.ping_s if member.state is PeerState.ALIVE and not is_far(peer) else self.times.beat_s
+            if now - peer.beaten_s < period_s * 0.9:
+                continue
+            peer.beaten_s = now
+            self._members.asked(peer.machine, now)
+            if channel is None:
+                continue
+            if is_far(peer) or now - peer.compared_s >= self.times.compare_s:
+                peer.compared_s = now
+                self._links.spawn(self._beat(peer, channel), f"mesh:beat {peer.machine}")
+            else:
+                channel.ping()
+        self._members.tick(now)
+        self._tell_changes()
         self._watch()
-
-    def _spawn(self, work: Any, name: str) -> None:
-        task: asyncio.Task[None] = self._loop.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("mesh.task_failed", task=task.get_name(), exc_info=error)
 
 
 def _no_handler(_: object, __: int, operation: str, ___: Mapping[str, Any]) -> None:
     raise UnknownMethod(f"{operation}: this node is not controlled from here")
 
 
-def _rows(said: Mapping[str, Any]) -> list[AgentRow]:
-    return [AgentRow.from_wire(row) for row in said["rows"]]
+def _reading(said: Any) -> Reading:
+    life, at_ms = said
+    return int(life), int(at_ms)
 
 
 def _endpoint(said: object) -> str | None:

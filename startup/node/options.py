@@ -24,6 +24,8 @@ class NodeOptions(NamedTuple):
     supervised: bool = False  #: somebody else (systemd) starts the node again, the zygote does not
     foreground: bool = False  #: logs go to the terminal that started it
     nofile: int = 1024  #: soft limit on descriptors of the processes that are forked: ours is raised, theirs is not
+    host: str = ""  #: this machine's address for other nodes, until a revision says it; "": loopback
+    node_port: int = 0  #: likewise; 0: the kernel chooses
     lock: Lock | None = None  #: the machine's, taken by whoever booted the node; it is the node's from then on
 
     @property
@@ -42,6 +44,8 @@ class NodeOptions(NamedTuple):
             supervised=self.supervised,
             foreground=self.foreground,
             nofile=self.nofile,
+            host=self.host,
+            node_port=self.node_port,
             zygote_only=True,
             zygote_fd=listener_fd,
             resume_fd=resume_fd,
@@ -60,6 +64,8 @@ class BootOptions(NamedTuple):
     supervised: bool = False
     foreground: bool = False
     nofile: int = 0  #: soft limit on descriptors of the processes that are forked; 0: what boot itself was started with
+    host: str = ""  #: address and port for other nodes, of a machine that has no revision yet
+    node_port: int = 0
     zygote_only: bool = False
     zygote_fd: int = -1  #: the zygote's listening socket, handed down by who started it
     resume_fd: int = -1  #: what a zygote left for its own next image
@@ -77,6 +83,8 @@ class BootOptions(NamedTuple):
             supervised=self.supervised,
             foreground=self.foreground,
             nofile=self.nofile,
+            host=self.host,
+            node_port=self.node_port,
         )
 
     def to_argv(self) -> list[str]:
@@ -90,6 +98,10 @@ class BootOptions(NamedTuple):
             argv += ["--preload", ",".join(self.preload)]
         if self.nofile:
             argv += ["--nofile", str(self.nofile)]
+        if self.host:
+            argv += ["--host", self.host]
+        if self.node_port:
+            argv += ["--node-port", str(self.node_port)]
         if self.zygote_fd >= 0:
             argv += ["--zygote-fd", str(self.zygote_fd)]
         if self.resume_fd >= 0:
@@ -125,6 +137,8 @@ def parse(argv: Sequence[str]) -> BootOptions:
     parser.add_argument(
         "--nofile", type=int, default=0, help="soft limit on descriptors of the processes that are forked"
     )
+    parser.add_argument("--host", default="", help="listen here for other nodes, until a revision says where")
+    parser.add_argument("--node-port", type=int, default=0, help="... on this port; 0: any")
     parser.add_argument("--zygote-only", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--zygote-fd", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument("--resume-fd", type=int, default=-1, help=argparse.SUPPRESS)

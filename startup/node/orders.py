@@ -65,6 +65,11 @@ def machine_of(fleet: Fleet, name: str) -> MachineSpec:
     return MachineSpec(name=name)  # type: ignore[arg-type]
 
 
+def node_endpoint(machine: MachineSpec) -> str | None:
+    """Where other nodes reach this machine's; None: on this host, and its node.json says where."""
+    return f"tcp://{machine.host}:{machine.node_port}" if machine.node_port else None
+
+
 def listening_on(spec: AgentSpec, host: str, security: str) -> dict[str, tuple[str, int]]:
     """LISTEN_FDNAMES -> address, for what the node binds for this agent. Nothing for `sockets: self`."""
     if spec.sockets == "self":

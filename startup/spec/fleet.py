@@ -190,6 +190,14 @@ class MachineSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeshSpec:
+    """How long nodes wait for each other."""
+
+    suspect_s: float = 3.0
+    unreachable_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class External:
     """Something that we do not start but that agents depend on: exactly one probe."""
 
@@ -211,6 +219,7 @@ class Fleet:
     registry: Literal["mesh", "consul"] = "mesh"
     security: Literal["loopback", "none", "curve"] = "loopback"
     preload: tuple[str, ...] = ()
+    mesh: MeshSpec = field(default_factory=MeshSpec)
     phases: tuple[tuple[str, ...], ...] = ()  #: barriers between groups (by group name), in order
 
     def agent(self, id: AgentId) -> AgentSpec:

@@ -334,6 +334,21 @@ class ExternalModel(Model):
         return self
 
 
+class MeshModel(Model):
+    suspect: Duration = Field(
+        3.0, gt=0, description="A machine that has not answered for so long is looked at closely."
+    )
+    unreachable: Duration = Field(
+        10.0, gt=0, description="... and for so long counts as out of reach: what runs there gets no calls."
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> MeshModel:
+        if self.suspect >= self.unreachable:
+            raise refuse("suspect below unreachable", "suspect: 3s, unreachable: 10s are the defaults")
+        return self
+
+
 class KeysModel(Model):
     keys: str = Field(description="Folder of this cluster's CURVE keys.")
     local: Literal["curve"] | None = Field(None, description="curve: loopback connections are encrypted too.")
@@ -367,6 +382,7 @@ class FileModel(Model):
         default_factory=lambda: {"local": MachineModel()},
         description="Name -> address; left out: one, `local`, which is this one.",
     )
+    mesh: MeshModel = Field(default_factory=lambda: MeshModel(), description="How long nodes wait for each other.")
     preload: list[str] = Field(
         default_factory=list, description="Modules imported once by every zygote, so that agents start with them."
     )

@@ -23,6 +23,7 @@ from startup.spec.fleet import (
     HealthCheckPolicy,
     HibernatePolicy,
     MachineSpec,
+    MeshSpec,
     ProgramTarget,
     ReadyWhen,
     Resources,
@@ -109,6 +110,7 @@ def resolved(
         registry=file.registry,
         security="loopback" if file.security is None else "none" if file.security == "none" else "curve",
         preload=tuple(file.preload),
+        mesh=MeshSpec(suspect_s=file.mesh.suspect, unreachable_s=file.mesh.unreachable),
         phases=tuple(tuple(groups) for groups in file.phases),
     )
     return Resolved(

@@ -19,13 +19,16 @@ from agentkit.transport.context import close_context
 from startup.node.mesh import Mesh
 from startup.node.mesh_peer import MeshTimes
 from startup.node.paths import Places
+from startup.node.table import ClusterTable
 from startup.plan.phase import Health, Phase
 from startup.plan.row import AgentRow
 from tests.startup.node.cluster import Nodes, kill, nodes
 from tests.startup.plan.builders import aid
 
 #: Short forms of the real times: suspect after 0.12 s.
-TIMES = MeshTimes(ping_s=0.1, suspect_s=0.08, look_s=0.05, unreachable_s=0.4, call_s=1.0, redial_s=(0.02, 0.1))
+TIMES = MeshTimes(
+    ping_s=0.1, suspect_s=0.08, beat_s=0.05, dial_s=0.05, unreachable_s=0.4, call_s=1.0, redial_s=(0.02, 0.1)
+)
 
 
 @dataclass
@@ -33,29 +36,44 @@ class Ears:
     """A node as its mesh sees it, and what it was told."""
 
     rows: list[AgentRow] = field(default_factory=list)
-    known: dict[str, AgentRow] = field(default_factory=dict)
+    machine: str = ""
+    table: ClusterTable = field(default_factory=ClusterTable)
+    heard: dict[str, tuple[int, str]] = field(default_factory=dict)
     syncs: int = 0
     number: int = 1
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def on_sync(self, machine: str, rows: list[AgentRow]) -> None:
-        self.syncs += 1
-        for id in [id for id in self.known if id.startswith(f"{machine}/")]:
-            del self.known[id]
-        self.on_rows(rows)
-
-    def on_rows(self, rows: list[AgentRow]) -> None:
-        self.known |= {str(row.id): row for row in rows}
+    def on_rows(self, machine: str, rows: list[AgentRow], *, generation: int, upto: int, is_all: bool) -> None:
+        self.syncs += is_all
+        self.table.merge(machine, rows, generation=generation, upto=upto, is_all=is_all)
         self.changed.set()
 
+    @property
+    def known(self) -> dict[str, AgentRow]:
+        return {str(row.id): row for row in self.table.rows()}
+
     def on_peers(self) -> None:
+        self.changed.set()
+
+    def on_revision(self, machine: str, number: int, digest: str) -> None:
+        self.heard[machine] = (number, digest)
         self.changed.set()
 
     def own_rows(self) -> list[AgentRow]:
         return self.rows
 
-    def own_number(self) -> int:
-        return self.number
+    def own_upto(self) -> int:
+        return max(row.version for row in self.rows)
+
+    def rows_digest(self, machine: str, generation: int | None = None) -> str | None:
+        if machine != self.machine:
+            return self.table.digest(machine, generation)
+        own = ClusterTable()
+        own.update(self.rows)
+        return own.digest(machine)
+
+    def own_revision(self) -> tuple[int, str]:
+        return self.number, f"digest of {self.number}"
 
     def answers(self) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]:
         return {"mesh.memory": self._memory, "mesh.errors": self._errors}
@@ -102,13 +120,13 @@ class Side:
 async def side(root: Path, name: str, *, others: set[str], incarnation: int = 1) -> AsyncIterator[Side]:
     places = Places("c", name, root / "r" / "c" / name, root / "s" / "c" / name)
     places.prepare()
-    ears = Ears(rows=[AgentRow(id=aid(f"{name}/A"), version=1)])
+    ears = Ears(machine=name, rows=[AgentRow(id=aid(f"{name}/A"), version=1)])
     mesh = Mesh(places, Incarnation(incarnation), ears, TIMES)
     one = Side(name, mesh, ears, places)
     try:
         mesh.start("127.0.0.1", None)
         one.write()
-        mesh.expect({name, *others})
+        mesh.expect(dict.fromkeys({name, *others}))
         yield one
     finally:
         await mesh.close()
@@ -152,14 +170,14 @@ async def test_a_node_that_starts_anew_is_learnt_anew_from_both_sides(tmp_path: 
             await n.ears.until(lambda: "m/A" in n.ears.known)
 
 
-async def test_silence_makes_suspect_then_unreachable_and_a_word_makes_alive(tmp_path: Path) -> None:
+async def test_a_node_that_is_gone_from_a_machine_that_answers_is_absent_and_a_word_makes_alive(tmp_path: Path) -> None:
     async with side(tmp_path, "m", others={"n"}) as m:
         async with side(tmp_path, "n", others={"m"}) as n:
             await m.ears.until(lambda: "n/A" in m.ears.known)
             assert m.mesh.unreachable() == frozenset()
             await n.mesh.close()
-            await m.ears.until(lambda: m.mesh.states()["n"] == "unreachable")
-            assert m.mesh.unreachable() == {"n"}
+            await m.ears.until(lambda: m.mesh.states()["n"] == "absent")
+            assert (m.mesh.unreachable(), m.mesh.silent()) == ({"n"}, frozenset())
         async with side(tmp_path, "n", others={"m"}, incarnation=2):
             await m.ears.until(lambda: m.mesh.states()["n"] == "alive")
 
@@ -178,7 +196,7 @@ async def test_a_node_that_says_bye_leaves_its_last_rows_and_no_alarm(tmp_path: 
             await n.mesh.bye()
             assert m.ears.known["n/A"].phase is Phase.STOPPED
         await asyncio.sleep(TIMES.unreachable_s * 1.5)  # the time in which silence would be news
-        assert m.mesh.states() == {"n": "alive"}
+        assert m.mesh.states() == {"n": "left"}
 
 
 async def test_memory_is_asked_of_the_others(tmp_path: Path) -> None:
@@ -200,7 +218,7 @@ async def test_a_machine_that_does_not_answer_is_told_apart(tmp_path: Path) -> N
 
 async def test_a_machine_that_left_the_fleet_is_forgotten(tmp_path: Path) -> None:
     async with side(tmp_path, "m", others={"n"}) as m:
-        m.mesh.expect({"m"})
+        m.mesh.expect({"m": None})
         assert m.mesh.states() == {}
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from agentkit.wire.frames import FrameBuffer
 from startup.node.feeds import Feeds
 from startup.node.table import ClusterTable
@@ -51,14 +54,100 @@ def test_only_newer_rows_change_anything() -> None:
     assert len(told) == 2
 
 
+def said(*rows: AgentRow, life: int = 1, upto: int = 9, is_all: bool = False) -> dict[str, Any]:
+    return {"machine": "n", "rows": rows, "generation": life, "upto": upto, "is_all": is_all}
+
+
 def test_a_machine_that_tells_all_of_itself_replaces_what_was_known() -> None:
     table = ClusterTable()
-    table.update([row("n/A", 9), row("n/B", 9), row("A")])
-    changed = table.replace_machine("n", [row("n/B", 9), row("n/C", 1)])
-    assert changed == [row("n/C", 1)]
+    told: list[list[AgentRow]] = []
+    table.update([row("A")])
+    table.merge(**said(row("n/A", 9), row("n/B", 9), is_all=True))
+    table.listen(told.append)
+    changed = table.merge(**said(row("n/B", 9), row("n/C", 10), is_all=True, upto=10))
+    assert [(str(found.id), found.phase) for found in changed] == [("n/C", Phase.PENDING), ("n/A", Phase.STOPPED)]
+    assert told == [changed], "whoever follows A hears that it is gone"
     assert [str(found.id) for found in table.rows()] == ["m/A", "n/B", "n/C"]
     assert table.of_name("A") == [row("A")]
-    assert table.replace_machine("n", [row("n/B", 2, reason="anew")]) == [row("n/B", 2, reason="anew")]
+
+
+def test_a_later_life_counts_from_below_and_an_earlier_one_is_not_heard_any_more() -> None:
+    table = ClusterTable()
+    table.merge(**said(row("n/B", 9), is_all=True))
+    assert table.merge(**said(row("n/B", 2, reason="anew"), life=2, upto=2, is_all=True))
+    assert table.merge(**said(row("n/B", 30, reason="late"), life=1, upto=30)) == []
+    assert table.merge(**said(row("n/B", 30, reason="late"), life=1, upto=30, is_all=True)) == []
+    assert table.get(aid("n/B")) == row("n/B", 2, reason="anew")
+
+
+def test_what_arrives_late_brings_back_nothing_that_was_removed() -> None:
+    table = ClusterTable()
+    table.merge(**said(row("n/A", 1), row("n/B", 2), is_all=True, upto=2))
+    table.merge(**said(row("n/A", 1), is_all=True, upto=3))
+    assert table.merge(**said(row("n/A", 1), row("n/B", 2), is_all=False, upto=2)) == []
+    assert [str(found.id) for found in table.rows()] == ["n/A"]
+
+
+def test_a_machine_speaks_for_its_own_agents_only() -> None:
+    table = ClusterTable()
+    assert table.merge(**said(row("A", 5), row("o/A", 5), is_all=True)) == []
+
+
+def test_rows_of_a_silent_machine_are_shown_as_unreachable_until_it_answers() -> None:
+    table = ClusterTable()
+    told: list[list[AgentRow]] = []
+    table.update([row("A", phase=Phase.READY)])
+    there = [row("n/A", phase=Phase.READY), row("n/B", phase=Phase.STOPPED)]
+    table.merge(**said(*there, is_all=True))
+    table.listen(told.append)
+    table.silence(frozenset({"n"}))
+    shown = {str(found.id): (found.phase, found.reason) for found in table.rows()}
+    assert shown == {
+        "m/A": (Phase.READY, ""),
+        "n/A": (Phase.UNREACHABLE, "its machine n does not answer"),
+        "n/B": (Phase.STOPPED, ""),
+    }
+    assert [found.phase for found in table.of_name("A")] == [Phase.READY, Phase.UNREACHABLE]
+    assert table.of_machine("n") == there, "what it said is kept"
+    assert table.digest("n") == table.digest("n", 1)
+    table.silence(frozenset())
+    assert table.rows()[1:] == there
+    assert [[found.phase for found in rows] for rows in told] == [
+        [Phase.UNREACHABLE, Phase.STOPPED],
+        [Phase.READY, Phase.STOPPED],
+    ]
+
+
+@given(st.data())
+def test_copies_agree_whatever_is_lost_doubled_or_late(data: st.DataObject) -> None:
+    """An author changes, adds and removes rows, and is started anew; its words arrive in any order, any number of times, or never.
+    Then digests are compared, and a copy that differs gets everything, as the mesh does it."""
+    author, copy = ClusterTable(), ClusterTable()
+    life, version = 1, 0
+    words: list[dict[str, Any]] = []
+    for _ in range(data.draw(st.integers(0, 12))):
+        match data.draw(st.sampled_from(["change", "remove", "restart", "sync"])):
+            case "change":
+                version += 1
+                changed = row(f"n/{data.draw(st.sampled_from('ABC'))}", version, requests=version)
+                author.update([changed])
+                words.append(said(changed, life=life, upto=version))
+            case "remove" if author.rows():
+                author.forget([data.draw(st.sampled_from(author.rows())).id])
+            case "restart":
+                author, life, version = ClusterTable(), life + 1, 0
+            case _:
+                words.append(said(*author.rows(), life=life, upto=version, is_all=True))
+    late = data.draw(st.lists(st.sampled_from(words), max_size=30)) if words else []
+    newest = 0
+    for word in late:
+        newest = max(newest, word["generation"])
+        if word["generation"] == newest:  # Membership lets no older life through
+            copy.merge(**word)
+    if copy.digest("n", life) != author.digest("n"):
+        copy.merge(**said(*author.rows(), life=life, upto=author.upto("n"), is_all=True))
+    assert copy.digest("n", life) == author.digest("n")
+    assert copy.rows() == author.rows()
 
 
 def test_forgotten_rows_are_gone_by_every_way_of_asking() -> None:

@@ -1,0 +1,197 @@
+"""Connections to the nodes of other machines: made, made better, made again, for as long as anybody wants them.
+
+A link that loses packets, or is cut and healed, leaves TCP waiting for minutes: each retransmission comes twice as late as the one
+before. So whoever does not answer is dialled again and again beside the connection that there is, each attempt with a fresh timer,
+and the first that gets through takes its place. A near node that is gone refuses at once: it is dialled with growing pauses, and
+greets us itself when it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from random import Random
+from typing import Any, Final
+
+from agentkit.errors import CallError
+from agentkit.observe.log import get_logger
+from agentkit.transport.channel import Channel
+from agentkit.transport.peer import Identity
+from startup.node.mesh_peer import MeshTimes, Peer
+from startup.plan.rows import is_loopback
+
+log = get_logger("node.mesh")
+
+#: Attempts at one node that may be under way at once.
+MAX_ATTEMPTS: Final = 5
+#: How long the machine itself may take to refuse us, in seconds.
+KNOCK_S: Final = 1.0
+
+
+class Links:
+    """One for a mesh. Whoever makes it closes it."""
+
+    def __init__(
+        self,
+        me: Identity,
+        times: MeshTimes,
+        *,
+        introduce: Callable[[Peer, Channel], Awaitable[str | None]],
+        on_up: Callable[[Peer, Channel, str | None], Awaitable[None]],
+        is_wanted: Callable[[Peer], bool],
+        find: Callable[[str], str | None],
+        on_broke: Callable[[Peer], None],
+        on_refused: Callable[[Peer], None],
+    ) -> None:
+        """`introduce` speaks over a new connection first; CallError: it is no good. `on_up` is told its result, when the connection
+        is the one in use. `is_wanted`: whether a (better) one is needed
+        now. `find`: where a node of this host says that it listens, by machine. `on_broke`: the one in use ended by itself.
+        `on_refused`: nobody listens there, but somebody said so."""
+        self.times = times
+        self._me = me
+        self._introduce = introduce
+        self._on_up = on_up
+        self._is_wanted = is_wanted
+        self._find = find
+        self._on_broke = on_broke
+        self._on_refused = on_refused
+        self._random = Random()
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closing = False
+
+    def press(self, peer: Peer) -> None:
+        """Dial now, and again until one is there that is good enough."""
+        if peer.redial is None and not self._is_closing and self._is_wanted(peer):
+            self._try(peer)
+
+    def dial(self, peer: Peer) -> None:
+        """One attempt, unless many are under way."""
+        endpoint = self._endpoint(peer)
+        if self._is_closing or endpoint is None or len(peer.attempts) >= MAX_ATTEMPTS:
+            return
+        peer.dials += 1
+        channel = Channel(f"node {peer.machine}", endpoint, self._me, on_end=partial(self._on_end, peer))
+        peer.attempts[channel] = self._loop.call_later(self.times.give_up_s, channel.close)
+        self.spawn(self._attempt(peer, channel), f"mesh:introduce {peer.machine}")
+
+    def drop(self, peer: Peer) -> None:
+        """End everything that there is of it."""
+        if peer.redial is not None:
+            peer.redial.cancel()
+            peer.redial = None
+        channel, peer.channel = peer.channel, None
+        peer.is_synced = False
+        for attempt in list(peer.attempts):
+            attempt.close()
+        if channel is not None:
+            channel.close()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """A task that ends with the links."""
+        task: asyncio.Task[None] = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    async def close(self) -> None:
+        """After every peer was dropped."""
+        self._is_closing = True
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- attempts
+
+    def _try(self, peer: Peer) -> None:
+        peer.redial = None
+        if self._is_closing or not self._is_wanted(peer):
+            peer.pause_s = 0.0
+            return
+        self.dial(peer)
+        peer.redial = self._loop.call_later(self._pause_s(peer), self._try, peer)
+
+    def _pause_s(self, peer: Peer) -> float:
+        """Until the next attempt. A near one has refused the last one before this is over; a far one is found again this soon."""
+        if is_far(peer):
+            return self.times.dial_s * self._random.uniform(0.75, 1.25)
+        first_s, last_s = self.times.redial_s
+        peer.pause_s = min(max(peer.pause_s * 2, first_s), last_s)
+        return peer.pause_s
+
+    async def _attempt(self, peer: Peer, channel: Channel) -> None:
+        try:
+            told = await self._introduce(peer, channel)
+        except CallError as error:
+            log.debug("mesh.not_introduced", machine=peer.machine, endpoint=channel.endpoint, error=str(error))
+            channel.close()
+            return
+        timer = peer.attempts.pop(channel, None)
+        if timer is None:  # dropped, or another was faster
+            return
+        timer.cancel()
+        before, peer.channel = peer.channel, channel
+        peer.pause_s, peer.is_doubtful = 0.0, False
+        for other in list(peer.attempts):
+            other.close()
+        if before is not None:
+            before.close()
+        await self._on_up(peer, channel, told)
+
+    def _on_end(self, peer: Peer, channel: Channel) -> None:
+        timer = peer.attempts.pop(channel, None)
+        if timer is not None:
+            timer.cancel()
+            if not channel.is_connected and not self._is_closing:
+                self._not_connected(peer, channel.endpoint)
+        elif channel is peer.channel:
+            peer.channel = None
+            peer.is_synced = False
+            if not self._is_closing:
+                self._on_broke(peer)
+                self.press(peer)
+
+    def _not_connected(self, peer: Peer, endpoint: str) -> None:
+        """Refused, or nobody is there to refuse? libzmq does not tell."""
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        if is_loopback(host):
+            self._on_refused(peer)
+        elif self._is_wanted(peer):
+            self.spawn(self._knock(peer, host.strip("[]"), int(port)), f"mesh:knock {peer.machine}")
+
+    async def _knock(self, peer: Peer, host: str, port: int) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.setblocking(False)
+            with contextlib.suppress(OSError, TimeoutError):
+                try:
+                    async with asyncio.timeout(KNOCK_S):
+                        await self._loop.sock_connect(sock, (host, port))
+                except ConnectionRefusedError:
+                    self._on_refused(peer)
+
+    def _endpoint(self, peer: Peer) -> str | None:
+        """Where to try this time: by turns, where several are known."""
+        if found := self._find(peer.machine):
+            peer.told = found
+        if peer.told is not None and is_far(peer) and is_near(peer.told):
+            peer.told = None  # it listens on its own loopback: it has not been told its address yet
+        known = list(dict.fromkeys(endpoint for endpoint in (peer.told, peer.configured) if endpoint is not None))
+        return known[peer.dials % len(known)] if known else None
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("mesh.task_failed", task=task.get_name(), exc_info=error)
+
+
+def is_near(endpoint: str) -> bool:
+    """Whether it is on this host."""
+    return is_loopback(endpoint.removeprefix("tcp://").rpartition(":")[0])
+
+
+def is_far(peer: Peer) -> bool:
+    """Whether there may be a link between us that can be cut."""
+    endpoint = peer.configured or peer.told
+    return endpoint is not None and not is_near(endpoint)
