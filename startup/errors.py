@@ -35,3 +35,20 @@ class NodeRuns(AgentkitError):
             f"a node of {place} runs already" + (f" (pid {pid})" if pid else "") + "; `agentkit status` shows it"
         )
         self.pid = pid
+
+
+class MachineTrouble(AgentkitError):
+    """Another machine's node can't be had; the others come up without it."""
+
+    def __init__(self, machine: str, host: str, step: str, found: str, fix: str) -> None:
+        super().__init__(f"{machine} ({host}): {step}: {found}" + (f"; {fix}" if fix else ""))
+        self.machine, self.host, self.step, self.found, self.fix = machine, host, step, found, fix
+
+    def to_wire(self) -> dict[str, str]:
+        return {
+            "machine": self.machine,
+            "host": self.host,
+            "step": self.step,
+            "reason": self.found,
+            "fix": self.fix,
+        }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from agentkit.names import AgentId
 from startup.cli.cluster import Cluster
 from startup.cli.common import as_typed, duration_s, has_colour, say, say_json, width_of
 from startup.cli.follow import Aim, Outcome, follow, log_tails
+from startup.errors import MachineTrouble
 from startup.plan.revision import Revision
 from startup.spec.fleet import Fleet
 from startup.view import document
@@ -96,14 +97,21 @@ def wait_until_up(
 
 
 def report(
-    arguments: argparse.Namespace, cluster: Cluster, aim: Aim, outcome: Outcome, *, began: tuple[float, float]
+    arguments: argparse.Namespace,
+    cluster: Cluster,
+    aim: Aim,
+    outcome: Outcome,
+    *,
+    began: tuple[float, float],
+    troubles: Iterable[MachineTrouble] = (),
 ) -> int:
-    """What came of it, as text or JSON; the exit code."""
+    """What came of it, as text or JSON; the exit code. `troubles`: machines whose nodes were not reached, already told as text."""
     elapsed_s = time.monotonic() - began[0]
     tails = log_tails(cluster, outcome.rows, aim.wanted)
     facts: dict[str, Any] = {"began_s": began[1], "elapsed_s": elapsed_s, "log_tails": tails}
     if arguments.json:
-        say_json(document.up(aim.cluster, outcome.rows, aim.wanted, **facts))
+        unreached = [trouble.to_wire() for trouble in troubles]
+        say_json({**document.up(aim.cluster, outcome.rows, aim.wanted, **facts), "unreached": unreached})
     else:
         look: dict[str, Any] = {
             "width": width_of(sys.stdout),

@@ -9,16 +9,15 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from agentkit.directory.locate import find_node, node_files, run_root
 from agentkit.errors import NoNode
 from agentkit.names import AgentId
 from startup.cli.common import author
 from startup.cli.watch import Watch
-from startup.control import ANSWER_WITHIN_S, Door, NodeConnection, Talk, UnixDoor
+from startup.control import ANSWER_WITHIN_S, Door, Talk, UnixDoor
 from startup.errors import Conflict, NodeLost
-from startup.node.logread import last_lines
 from startup.node.paths import Places
 from startup.plan.phase import Phase
 from startup.plan.row import CLOCKS_AGREE_S, AgentRow
@@ -26,9 +25,6 @@ from startup.view.words import duration
 
 if TYPE_CHECKING:
     from startup.plan.revision import Revision
-
-#: A node listens a few ms after its boot process has ended; this long is for a machine that is very busy.
-LISTENS_WITHIN_S: Final = 15.0
 
 
 class Cluster:
@@ -54,25 +50,29 @@ class Cluster:
         name: str,
         opened: Mapping[str, Talk] | None = None,
         *,
+        doors: Mapping[str, Door] | None = None,
         answer_within_s: float = ANSWER_WITHIN_S,
     ) -> Self:
-        """Connected to every node of it on this host; NoNode when none answers. `opened`: what is connected already."""
+        """Connected to every node of it on this host, and through `doors` to those of other machines; NoNode when none answers.
+        `opened`: what is connected already, on this host."""
         connections: dict[str, Talk] = dict(opened or {})
-        doors: dict[str, Door] = {machine: UnixDoor(str(Places.of(name, machine).control)) for machine in connections}
+        ways: dict[str, Door] = {machine: UnixDoor(str(Places.of(name, machine).control)) for machine in connections}
         missing: dict[str, str] = {}
         here = set(connections)
         for info in node_files(run_root(), name):
             here.add(info.machine)
             if info.machine not in connections:
-                door = UnixDoor(info.control)
+                ways[info.machine] = UnixDoor(info.control)
+        for machine, door in (ways | dict(doors or {})).items():
+            ways[machine] = door
+            if machine not in connections:
                 try:
-                    connections[info.machine] = door.open(timeout_s=answer_within_s)
-                    doors[info.machine] = door
+                    connections[machine] = door.open(timeout_s=answer_within_s)
                 except NoNode as exc:
-                    missing[info.machine] = str(exc)
+                    missing[machine] = str(exc)
         if not connections:
             raise NoNode(f"no node of cluster {name!r} answers here; `agentkit up` starts one")
-        cluster = cls(name, doors, connections, here)
+        cluster = cls(name, {machine: ways[machine] for machine in connections}, connections, here)
         cluster.missing = missing
         return cluster
 
@@ -211,18 +211,3 @@ def _as_seen_here(
     if abs(ahead_s) < CLOCKS_AGREE_S:
         return row
     return replace(row, stamps=row.stamps.shifted(-ahead_s))
-
-
-def connect_when_listening(places: Places, *, within_s: float = LISTENS_WITHIN_S) -> NodeConnection:
-    """A conversation with a node that is just starting. NoNode with the end of its log when it does not come."""
-    deadline_s = time.monotonic() + within_s
-    pause_s = 0.001
-    while True:
-        try:
-            return NodeConnection.connect(places.control)
-        except NoNode as exc:
-            if time.monotonic() > deadline_s:
-                words = "\n  ".join(last_lines(places.logs / "node.log", 10))
-                raise NoNode(f"{exc}; its log {places.logs / 'node.log'} ends:\n  {words}") from exc
-        time.sleep(pause_s)
-        pause_s = min(0.02, pause_s * 1.5)

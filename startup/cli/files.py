@@ -119,8 +119,8 @@ def own_pids(cluster: str) -> frozenset[int]:
     left behind."""
     from agentkit.directory.locate import node_files, run_root
     from agentkit.errors import AgentkitError
-    from startup.cli import orphans
     from startup.cli.cluster import Cluster
+    from startup.machines import orphans
     from startup.node.paths import Places
 
     pids: set[int | None] = set()

@@ -18,10 +18,11 @@ from typing import Any, Final
 
 from agentkit.directory.locate import RUN_DIR_VARIABLE, NodeInfo, default_cluster, run_root, running_nodes
 from agentkit.errors import ConfigError, NoNode
-from startup.cli import exits, orphans
+from startup.cli import exits
 from startup.cli.common import note, say, say_json, width_of
 from startup.control import NodeConnection
 from startup.errors import NodeLost
+from startup.machines import orphans
 from startup.node.paths import STATE_DIR_VARIABLE, state_root
 from startup.view.words import columns, duration
 

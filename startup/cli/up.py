@@ -25,14 +25,15 @@ from typing import TYPE_CHECKING, Any
 from agentkit.directory.locate import cluster_of, node_files, run_root
 from agentkit.errors import ConfigError, NoNode
 from startup.cli import exits
-from startup.cli.boots import Boot
 from startup.cli.common import duration_s, note, say, say_json, width_of
 from startup.cli.files import add_file_arguments, counted, file_of, load_file, own_pids, shown
+from startup.machines.local import Boot
 from startup.node.paths import Places
 
 if TYPE_CHECKING:
     from agentkit.names import AgentId
     from startup.cli.cluster import Cluster
+    from startup.errors import MachineTrouble
     from startup.plan.revision import Revision
     from startup.spec.fleet import Fleet
     from startup.spec.ports import PortPair
@@ -66,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=duration_s,
         metavar="TIME",
         help="stop waiting after this long (exit 3), 90s or 5m; the nodes go on",
+    )
+    parser.add_argument(
+        "--push", action="store_true", help="copy code and configuration to machines where they differ (never data)"
     )
     parser.add_argument("--no-wait", action="store_true", help="return as soon as the nodes have the desired state")
 
@@ -101,6 +105,7 @@ class _Up:
         self._arguments = arguments
         self._began = began
         self._current: Revision | None = None  #: as the nodes had it before the file was read
+        self._troubles: Mapping[str, MachineTrouble] = {}  #: machines whose nodes could not be had
         self.has_ordered = False  #: nodes have been told something: from here on the fleet goes its way without us
 
     def run(self, stack: ExitStack) -> int:
@@ -159,26 +164,37 @@ class _Up:
         return ports_of(self._current.fleet) if self._current else None
 
     def _nodes(self, stack: ExitStack, fleet: Fleet, boot: Boot | None) -> Cluster:
-        """A node for every machine, and a conversation with each."""
+        """A node for every machine, and a conversation with each; those that can't be had are told, and in `_troubles`."""
         from agentkit.directory.locate import running_nodes
-        from startup.cli.down import wait_for_a_running_down
+        from startup.cli.elsewhere import Elsewhere, elsewhere
+        from startup.machines.waits import connect_when_listening, wait_for_a_running_down
 
-        wait_for_a_running_down(fleet.cluster)
+        far = elsewhere(fleet.machines)
+        others = Elsewhere(stack, fleet.cluster, far)
+        others.begin_up(fleet, is_pushed=self._arguments.push)
+        wait_for_a_running_down(fleet.cluster, note)
         running = {info.machine for info in running_nodes(fleet.cluster)}
-        missing = [str(machine.name) for machine in fleet.machines if machine.name not in running]
+        here = [str(machine.name) for machine in fleet.machines if machine not in far]
+        missing = [machine for machine in here if machine not in running]
         if missing:
             boot = boot or stack.enter_context(Boot())
             self.has_ordered = True
             boot.order(fleet.cluster, missing, file=fleet.file, preload=fleet.preload)
         # while nodes are forked
         from startup.cli import change, selection  # noqa: F401
-        from startup.cli.cluster import Cluster, connect_when_listening
+        from startup.cli.cluster import Cluster
 
         if missing and boot is not None:
             boot.finish()
         # by path: a node listens before it has written down that it does
-        opened = {str(m.name): connect_when_listening(Places.of(fleet.cluster, m.name)) for m in fleet.machines}
-        return stack.enter_context(Cluster.of(fleet.cluster, opened))
+        opened = {machine: connect_when_listening(Places.of(fleet.cluster, machine)) for machine in here}
+        found = others.finish()
+        self._troubles = found.troubles
+        if not opened and not found.doors:
+            raise NoNode(f"nothing was started: no machine of {fleet.cluster} could be had")
+        cluster = stack.enter_context(Cluster.of(fleet.cluster, opened, doors=found.doors))
+        cluster.missing |= {machine: str(trouble) for machine, trouble in self._troubles.items()}
+        return cluster
 
     def _hand_over(self, cluster: Cluster, fleet: Fleet) -> int:
         """Propose, retry what failed, wait, report."""
@@ -201,6 +217,7 @@ class _Up:
         if arguments.no_wait:
             return self._told(cluster, revision)
         specs = {spec.id: spec for spec in revision.fleet.agents}
+        wanted = [id for id in wanted if id.machine not in self._troubles]
         aim = Aim(
             cluster=cluster.name,
             wanted=wanted,
@@ -211,7 +228,8 @@ class _Up:
         with cluster.watch() as watch:
             outcome = follow(watch, aim, began_s=self._began[0], timeout_s=arguments.timeout)
         self._dismiss(cluster, revision.fleet)
-        return report(arguments, cluster, aim, outcome, began=self._began)
+        code = report(arguments, cluster, aim, outcome, began=self._began, troubles=self._troubles.values())
+        return code or (exits.FAILED if self._troubles else exits.DONE)
 
     def _running(self, cluster: Cluster, summaries: Collection[Mapping[str, Any] | None]) -> Revision | None:
         """The revision that the nodes follow; None when nothing shall run so far."""
@@ -232,12 +250,14 @@ class _Up:
     def _told(self, cluster: Cluster, revision: Revision) -> int:
         elapsed_s = round(time.monotonic() - self._began[0], 4)
         if self._arguments.json:
-            say_json({"cluster": cluster.name, "elapsed_s": elapsed_s, "revision": revision.number})
+            unreached = [trouble.to_wire() for trouble in self._troubles.values()]
+            facts = {"cluster": cluster.name, "elapsed_s": elapsed_s, "revision": revision.number}
+            say_json({**facts, "unreached": unreached})
         else:
             say(
                 f"{cluster.name}: the nodes have revision {revision.number}; `agentkit status --watch` shows how far they are"
             )
-        return exits.DONE
+        return exits.FAILED if self._troubles else exits.DONE
 
     def _dismiss(self, cluster: Cluster, fleet: Fleet) -> None:
         """Nodes of machines that the fleet no longer has."""
@@ -249,9 +269,8 @@ class _Up:
 
 
 def refuse_strangers(fleet: Fleet) -> None:
-    """ConfigError when a cluster of that name runs from elsewhere, or for somebody else, or a machine is not this one."""
+    """ConfigError when a cluster of that name runs here from another project."""
     from agentkit.directory.locate import running_nodes
-    from startup.spec.hosts import LOOPBACK, host_key
 
     for info in running_nodes(fleet.cluster):
         if info.project_root is not None and Path(info.project_root).resolve() != Path(fleet.project_root).resolve():
@@ -260,12 +279,4 @@ def refuse_strangers(fleet: Fleet) -> None:
                 got=f"a running one of that name, from {info.file} (project root {info.project_root})",
                 want="one fleet per name",
                 fix="stop that with `agentkit down`, or choose another `cluster:` or --cluster",
-            )
-    for machine in fleet.machines:
-        if host_key(machine.host) != LOOPBACK:
-            raise ConfigError(
-                at=f"machines.{machine.name}.host",
-                got=machine.host,
-                want="an address of this machine",
-                fix="nodes are started on this machine only: leave the variable unset to run all of the fleet here",
             )

@@ -51,7 +51,7 @@ class Itself:
             "control_version": CONTROL_VERSION,
             "pid": os.getpid(),
             "file": revision.fleet.file if revision else self._options.file or None,
-            "project_root": revision.fleet.project_root if revision else None,
+            "project_root": revision.fleet.root_on(places.machine) if revision else None,
             "run_dir": str(places.run),
             "state_dir": str(places.state),
             "started_s": self.started_s,

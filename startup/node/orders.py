@@ -25,15 +25,19 @@ UMASK: Final = 0o027
 def fork_order(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnation, nofile: int) -> ForkOrder:
     """The order for a process of `spec` on this machine. Secrets stay references: the child resolves them."""
     machine = machine_of(fleet, places.machine)
+    root = fleet.root_on(places.machine)
+    target = asdict(spec.target)
+    if target.get("script"):
+        target["script"] = os.path.join(root, target["script"])  # noqa: PTH118 - an absolute one stays what it is
     return ForkOrder(
         key=str(spec.id),
         incarnation=incarnation,
         title=f"agentkit: agent {fleet.cluster}/{spec.machine}/{spec.name}#{spec.id.slot}",
         env=environment(spec, fleet, places, incarnation),
-        cwd=machine.workdir or fleet.project_root,
+        cwd=machine.workdir or root,
         log_path=str(places.log(spec.id.instance)),
-        target=asdict(spec.target),
-        sys_path=(fleet.project_root,),
+        target=target,
+        sys_path=(root,),
         cpu_affinity=spec.resources.cpu_affinity,
         nofile=nofile,
         umask=UMASK,

@@ -259,6 +259,15 @@ def _machines(resolved: Resolved) -> Iterator[Problem]:
                 want="a port that the other machines know",
                 fix="node_port: 10001",
             )
+        if machine.workdir is not None and not machine.workdir.startswith("/"):
+            yield Problem(
+                check="workdir",
+                place=str(resolved.settings.place_of("machines", machine.name, "workdir")),
+                at=f"{at}.workdir",
+                found=f"{machine.workdir}, on another machine",
+                want="an absolute path: where the project lies there",
+                fix=f"workdir: /srv/{resolved.fleet.cluster}",
+            )
         if resolved.fleet.security == "loopback":
             yield Problem(
                 check="security",

@@ -24,7 +24,7 @@ class AgentTarget:
     """A BaseAgent: `module:cls` importable from project_root, or a file that defines it (`cls` may then be None: the only one)."""
 
     module: str | None = None
-    script: str | None = None  #: absolute path
+    script: str | None = None  #: path from the project's root where it lies below it, else absolute
     cls: str | None = None
     type: Literal["agent"] = "agent"
 
@@ -34,7 +34,7 @@ class ProgramTarget:
     """Any other program. `argv[0]` is looked up in PATH; a python script has `script` set and is forked, run as __main__."""
 
     argv: tuple[str, ...] = ()
-    script: str | None = None  #: absolute path
+    script: str | None = None  #: as AgentTarget's
     type: Literal["program"] = "program"
 
 
@@ -175,6 +175,7 @@ class SshAccess:
     port: int = 22
     key: str | None = None
     known_hosts: str | None = None
+    jump: str | None = None  #: user@host:port to go through
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +188,7 @@ class MachineSpec:
     ssh: SshAccess | None = None
     python: str | None = None
     workdir: str | None = None
+    root: str | None = None  #: where the project lies there, when that is not `project_root`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +237,10 @@ class Fleet:
     def on(self, machine: str) -> tuple[AgentSpec, ...]:
         """The agents of one machine."""
         return tuple(spec for spec in self.agents if spec.machine == machine)
+
+    def root_on(self, machine: str) -> str:
+        """Where the project lies on that machine."""
+        return next((it.root for it in self.machines if it.name == machine and it.root), self.project_root)
 
     def to_wire(self) -> dict[str, Any]:
         """Only what msgpack and JSON know. `startup.spec.wire.fleet_from_wire` reads it again."""

@@ -304,7 +304,12 @@ class SshModel(Model):
     user: str | None = Field(None, description="Who to log in as; default: the operator's own name.")
     port: Port = Field(22, description="Of its sshd.")
     key: str | None = Field(None, description="File of the private key.")
-    known_hosts: str | None = Field(None, description="File that its host key is checked against.")
+    known_hosts: str | None = Field(
+        None, description="File that its host key is checked against; default: ~/.ssh/known_hosts."
+    )
+    jump: str | None = Field(
+        None, pattern=r"^([^@\s]+@)?[^@:\s]+(:\d{1,5})?$", description="[user@]host[:port] of a machine to go through."
+    )
 
 
 class MachineModel(Model):
@@ -316,7 +321,10 @@ class MachineModel(Model):
         None, description="How its node is started from elsewhere; left out and host is local: started here."
     )
     python: str | None = Field(None, description="Interpreter there; default: the one that runs agentkit here.")
-    workdir: str | None = Field(None, description="Working directory of its processes; default: project_root.")
+    workdir: str | None = Field(
+        None,
+        description="Working directory of its processes; default: project_root. On another host, also where the project lies.",
+    )
 
 
 class ExternalModel(Model):

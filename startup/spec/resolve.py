@@ -31,6 +31,7 @@ from startup.spec.fleet import (
     SecretRef,
     SshAccess,
 )
+from startup.spec.hosts import LOOPBACK
 from startup.spec.members import Member, order_of, project_root_of
 from startup.spec.model import FileModel, OnErrorModel, ReadyModel, rules_of
 from startup.spec.parse import Parsed
@@ -104,7 +105,7 @@ def resolved(
         cluster=cluster or file.cluster,
         project_root=str(root),
         file=str(path.resolve()),
-        machines=tuple(_machine(name, file, port_offset, parsed) for name in file.machines),
+        machines=tuple(_machine(name, file, hosts, port_offset, parsed) for name in file.machines),
         agents=agents,
         externals=tuple(External(name=name, tcp=probe.tcp, http=probe.http) for name, probe in file.external.items()),
         registry=file.registry,
@@ -141,8 +142,14 @@ def _target(member: Member, root: Path, verdicts: Mapping[Order, Verdict]) -> Ag
     if order.script is None:
         return AgentTarget(module=order.module, cls=order.cls)
     if verdict is not None and verdict.kind == "program":
-        return ProgramTarget(script=order.script)
-    return AgentTarget(script=order.script, cls=verdict.cls if verdict and verdict.cls else order.cls)
+        return ProgramTarget(script=_from_root(order.script, root))
+    return AgentTarget(script=_from_root(order.script, root), cls=verdict.cls if verdict and verdict.cls else order.cls)
+
+
+def _from_root(script: str, root: Path) -> str:
+    """So that machines may have the project in different places, and a move of it changes no agent."""
+    path = Path(script)
+    return str(path.relative_to(root)) if path.is_relative_to(root) else script
 
 
 def _spec(
@@ -241,7 +248,7 @@ def _error_rule(rule: OnErrorModel) -> ErrorRule:
     return ErrorRule(do=rule.do, severity=rule.severity, after=rule.after, within_s=rule.within, url=rule.url)
 
 
-def _machine(name: str, file: FileModel, offset: int, parsed: Parsed) -> MachineSpec:
+def _machine(name: str, file: FileModel, hosts: Mapping[str, str], offset: int, parsed: Parsed) -> MachineSpec:
     machine = file.machines[name]
     table = parsed.settings.get("machines", {}).get(name)
     ssh = machine.ssh
@@ -249,7 +256,8 @@ def _machine(name: str, file: FileModel, offset: int, parsed: Parsed) -> Machine
         name=MachineName(name),
         host=machine.host,
         node_port=None if machine.node_port is None else shifted(machine.node_port, table, "node_port", offset),
-        ssh=SshAccess(user=ssh.user, port=ssh.port, key=ssh.key, known_hosts=ssh.known_hosts) if ssh else None,
+        ssh=SshAccess(**ssh.model_dump()) if ssh else None,
         python=machine.python,
         workdir=machine.workdir,
+        root=machine.workdir if hosts[name] != LOOPBACK else None,
     )

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from agentkit.directory.locate import node_files
-from startup.cli import orphans
+from startup.machines import orphans
 from startup.node.paths import Places
 from tests.measured import unmeasured
 

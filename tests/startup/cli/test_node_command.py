@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from startup.cli import orphans
-from startup.cli.cluster import connect_when_listening
+from startup.machines import orphans
+from startup.machines.waits import connect_when_listening
 from tests.startup.cli.launched import PATIENCE_S, Launched
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]

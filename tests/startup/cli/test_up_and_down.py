@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from agentkit.names import AgentId
-from startup.cli import orphans
-from startup.cli.cluster import Watch, connect_when_listening
+from startup.cli.watch import Watch
 from startup.control import UnixDoor
+from startup.machines import orphans
+from startup.machines.waits import connect_when_listening
 from tests.startup.cli.launched import PATIENCE_S, Launched, free_port
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]

@@ -27,7 +27,7 @@ def test_a_class_that_is_there_and_a_config_that_fits_are_no_problem(tmp_path: P
     )
     assert not found.problems
     assert found.fleet is not None
-    assert found.fleet.agents[1].target == AgentTarget(script=str(tmp_path / "things/work.py"), cls="Worker")
+    assert found.fleet.agents[1].target == AgentTarget(script="things/work.py", cls="Worker")
 
 
 def test_a_config_that_the_agents_model_rejects_is_an_error_at_its_key(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_an_imported_agent_is_not_defined_there(tmp_path: Path) -> None:
     write(tmp_path, {"work.py": AGENT, "other.py": "from work import Worker\n\nclass Other(Worker): pass\n"})
     found = loaded(tmp_path, agents("A: {script_path: other.py}"), inspect=True)
     assert found.fleet is not None
-    assert found.fleet.agents[0].target == AgentTarget(script=str(tmp_path / "other.py"), cls="Other")
+    assert found.fleet.agents[0].target == AgentTarget(script="other.py", cls="Other")
 
 
 def test_a_script_without_an_agent_is_an_ordinary_program_and_is_not_run_to_find_out(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_script_without_an_agent_is_an_ordinary_program_and_is_not_run_to_find
     found = loaded(tmp_path, agents("A: {script_path: serve.py, port: 10110}"), inspect=True)
     assert found.fleet is not None
     (spec,) = found.fleet.agents
-    assert spec.target == ProgramTarget(script=str(tmp_path / "serve.py"))
+    assert spec.target == ProgramTarget(script="serve.py")
     assert (spec.sockets, spec.ready.tcp_port, spec.health_port) == ("self", 10110, None)
     assert one(found, "programs").severity == "note"
 

@@ -34,7 +34,7 @@ def test_targets_are_told_apart(tmp_path: Path) -> None:
         "A: {agent: 'pkg.mod:Cls'}\nB: {script_path: agents/b.py}\nC: {script_path: 'agents/b.py:Cls'}\nD: {command: [sleep, 5]}"
     )
     specs = fleet_of(tmp_path, text).agents
-    script = str(tmp_path / "agents/b.py")
+    script = "agents/b.py"
     assert [spec.target for spec in specs] == [
         AgentTarget(module="pkg.mod", cls="Cls"),
         AgentTarget(script=script),

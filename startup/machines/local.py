@@ -1,4 +1,4 @@
-"""Starts the nodes of machines that have none: one boot process for all local ones, begun before anybody knows what to order.
+"""Starts the nodes of this host's machines that have none: one boot process for all, begun before anybody knows what to order.
 
 A fresh Python takes 0.4 s to import what agents need. `up` starts it first of all, checks the file meanwhile, then either
 orders the machines on its standard input or closes that, and it ends without having done anything.
