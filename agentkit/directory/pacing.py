@@ -69,4 +69,5 @@ def feed_due_s(fed_s: float | None, ttl_s: float, now_s: float) -> float:
     if fed_s is None:
         return now_s
     period_s = ttl_s * FEED_PART
-    return fed_s + period_s - fed_s % period_s
+    due_s = fed_s + period_s - fed_s % period_s
+    return due_s if due_s > fed_s else fed_s + period_s  # the remainder may round to the whole period
