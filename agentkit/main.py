@@ -26,6 +26,7 @@ from agentkit.runtime import AgentRuntime
 from agentkit.settings import AgentSettings
 from agentkit.transport import adopt
 from agentkit.transport.context import close_context
+from agentkit.transport.gate import SUCCEEDED, Gate
 from agentkit.transport.notify import Notifier
 
 log = logs.get_logger("agentkit.main")
@@ -34,8 +35,10 @@ log = logs.get_logger("agentkit.main")
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 
 
-def run_class(cls: type[BaseAgent], environ: Mapping[str, str] | None = None) -> int:
-    """Run one agent until it is told to stop; its exit code. Takes over signals, logging and the event loop of the process."""
+def run_class(cls: type[BaseAgent], environ: Mapping[str, str] | None = None, *, gate: Gate | None = None) -> int:
+    """Run one agent until it is told to stop; its exit code. Takes over signals, logging and the event loop of the process.
+
+    `gate`: it serves beside a predecessor, and what only one may do waits until that is gone."""
     # os.environ itself, not a copy: LISTEN_FDS is taken out of it, so that programs that the agent starts don't see it
     environment: MutableMapping[str, str] = os.environ if environ is None else dict(environ)
     notifier = Notifier.from_environment(environment)
@@ -53,7 +56,7 @@ def run_class(cls: type[BaseAgent], environ: Mapping[str, str] | None = None) ->
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(serve(agent, settings, listeners, notifier))
+            return runner.run(serve(agent, settings, listeners, notifier, gate))
         finally:
             last_words(agent._error_bus, settings.node_socket, settings.sender)
             close_context()
@@ -62,17 +65,22 @@ def run_class(cls: type[BaseAgent], environ: Mapping[str, str] | None = None) ->
 
 
 async def serve(
-    agent: BaseAgent, settings: AgentSettings, listeners: Mapping[str, socket.socket], notifier: Notifier
+    agent: BaseAgent,
+    settings: AgentSettings,
+    listeners: Mapping[str, socket.socket],
+    notifier: Notifier,
+    gate: Gate | None = None,
 ) -> int:
     """Run an agent on this loop from start to stop; the exit code. SIGTERM and SIGINT stop it, and are blocked when this returns."""
     try:
-        runtime = AgentRuntime(agent, settings, listeners=listeners, notifier=notifier)
+        runtime = AgentRuntime(agent, settings, listeners=listeners, notifier=notifier, gate=gate)
     except ConfigError as exc:
         return _fail(notifier, str(exc), exc, EXIT_CONFIG)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(_Threads(thread_name_prefix="agent"))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, runtime.request_stop)
+    loop.add_signal_handler(SUCCEEDED, runtime.succeeded)
     failure: str
     starting = loop.create_task(runtime.start(), name="start")
     stopped = loop.create_task(runtime.until_stopped(), name="until_stopped")
@@ -103,7 +111,7 @@ async def serve(
         notifier.send({"X_AGENTKIT_FAILED": failure})
     await runtime.stop()
     # The loop takes its handlers along; a signal that comes again from here on would be a KeyboardInterrupt in the clean-up
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, SUCCEEDED))
     log.info("agent.stopped", failure=failure or None)
     return EXIT_FAILED if failure else EXIT_OK
 

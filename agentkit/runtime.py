@@ -23,9 +23,10 @@ from agentkit.agent.fallbacks import fallbacks_of
 from agentkit.agent.own_keys import AgentKeys
 from agentkit.agent.policies import calling_of, serving_of
 from agentkit.agent.selfreport import SelfReports
+from agentkit.agent.single import Single
 from agentkit.agent.telling import Teller
 from agentkit.agent.threads import FromThreads
-from agentkit.agent.upkeep import TICK_S, Checks, aligned_sleep, repeating
+from agentkit.agent.upkeep import TICK_S, Checks, aligned_sleep
 from agentkit.clock import now_s, wall_s
 from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord, Directory
 from agentkit.directory.mesh import MeshDirectory
@@ -41,6 +42,7 @@ from agentkit.observe.trace import BAD_TRACEPARENTS, Tracer
 from agentkit.resilience.deadline import Deadline
 from agentkit.settings import AgentSettings
 from agentkit.transport import adopt
+from agentkit.transport.gate import Gate
 from agentkit.transport.inbox import Inbox
 from agentkit.transport.notify import Notifier
 from agentkit.transport.peer import Identity
@@ -69,7 +71,10 @@ class AgentRuntime:
         listeners: Mapping[str, socket.socket] | None = None,
         notifier: Notifier | None = None,
         directory: Directory | None = None,
+        gate: Gate | None = None,
     ) -> None:
+        """`gate`: a predecessor serves beside us. Its health port is ours when we are ready, its `run`, `@every` and events when it
+        is gone."""
         self.agent = agent
         self.settings = settings
         self.running = False
@@ -79,6 +84,7 @@ class AgentRuntime:
         self._started_s = now_s()
         self._encrypted: frozenset[str] = frozenset()  # names of listeners
         self._listeners = dict(listeners or {})
+        self._is_succeeded = False
         self._teller = Teller(notifier or Notifier(None), settings)
         self._me = Identity(settings.id, settings.incarnation)
         self._lag = LoopLag()
@@ -102,6 +108,7 @@ class AgentRuntime:
         self._inbox: Inbox | None = None
         self._http: http.HttpServer | None = None
         self._keys = AgentKeys(settings, lambda: self.caller.on_keys())
+        self._has_http = False
         self._directory: Directory = directory or self._own_directory()
         node = self._directory if isinstance(self._directory, MeshDirectory) else None
         self._courier = Courier(agent._error_bus, settings.sender, node.ask if node else None)
@@ -135,6 +142,16 @@ class AgentRuntime:
             tracer=self.tracer,
             dialer=self._keys.dialer(for_threads=True),
         )
+        self._single = Single(
+            agent,
+            self.events,
+            self.reports,
+            is_task=settings.kind == "task",
+            spawn=self._spawn,
+            end=self.request_stop,
+            alone=lambda: self._spawn("http", self._serve_http),
+            gate=gate,
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
         self._was_ready = False
@@ -162,8 +179,9 @@ class AgentRuntime:
         self._listen()
         self._encrypted = self._keys.needed_for(self._listeners)
         self.agent._wiring = self
-        if HTTP in self._listeners:
-            self._http = await http.serve(http.application(self), self._listeners[HTTP])
+        self._single.watch_gate()
+        if not self._single.is_beside:
+            await self._serve_http()
         self.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             await self.agent.on_start()
@@ -173,10 +191,11 @@ class AgentRuntime:
         await self._checks.once()
         if not self._checks.board.all_passed_once:
             raise StartupError(f"not healthy: {self._checks.board.verdict.reason}")
-        await self.events.start()
+        await self._single.before_ready()
         self._open_inbox()
         self.phase = "ready"
         self.running = self._was_ready = True
+        await self._serve_http()
         self._teller.ready(self.agent.methods, self._checks.board.verdict)
         self._begin_upkeep()
 
@@ -184,6 +203,13 @@ class AgentRuntime:
         """End `until_stopped`; a non-empty reason is a failure. Thread-unsafe, harmless when repeated."""
         if not self._ended.done():
             self._ended.set_result(reason)
+
+    def succeeded(self) -> None:
+        """End `until_stopped`: a successor serves already, and answers for us on the health port from now on."""
+        self._is_succeeded = True
+        if self._http is not None:
+            self._http.accept_no_more()
+        self.request_stop()
 
     async def until_stopped(self) -> str:
         """Serve until somebody asks it to stop or `run` raises; the failure's reason, or ""."""
@@ -193,8 +219,10 @@ class AgentRuntime:
         """Send callers elsewhere, finish what runs, `on_stop`, close everything. Within the grace period."""
         began = Deadline.after(self.settings.grace_s)
         reserve_s = min(RESERVE_S, self.settings.grace_s / 4)
+        self._single.close()
         self.running = False
-        self.phase = "stopping"
+        # Who asked before our successor took the health port over asks about the agent, and that is there
+        self.phase = "ready" if self._is_succeeded else "stopping"
         self._teller.stopping()
         if self._inbox is not None:
             self._inbox.goaway()
@@ -217,6 +245,11 @@ class AgentRuntime:
         if HTTP not in self._listeners and self.settings.health_port is not None:
             self._listeners[HTTP] = adopt.opened(self.settings.host, self.settings.health_port, "HEALTH_CHECK_PORT")
 
+    async def _serve_http(self) -> None:
+        if HTTP in self._listeners and not self._has_http:
+            self._has_http = True
+            self._http = await http.serve(http.application(self), self._listeners[HTTP])
+
     def _open_inbox(self) -> None:
         """Only now: whoever called before waits in the kernel's backlog, and is served first."""
         self._inbox = Inbox(self._me, self._dispatcher, keys=self._keys.ring)
@@ -229,24 +262,9 @@ class AgentRuntime:
         self._spawn("tick", self._tick)
         for check in self._checks.forever():
             self._spawn("checks", check)
-        for name, repeat in repeating(self.agent, self.reports.every_failed):
-            self._spawn(name, repeat)
-        run = getattr(self.agent, "run", None)
-        if run is not None:
-            self._spawn("run", lambda: self._guard_run(run))
+        self._single.begin()
         if isinstance(self._directory, MeshDirectory):
             self._attach_timer = self.loop.call_later(ATTACH_DELAY_S, self._directory.start)
-
-    async def _guard_run(self, run: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await run()
-        except (Exception, SystemExit) as exc:
-            log.error("agent.run_failed", exc_info=exc)
-            self.reports.life_failed("run", exc)
-            self.request_stop(f"run raised {type(exc).__name__}: {exc}")
-        else:
-            if self.settings.kind == "task":
-                self.request_stop()
 
     def _spawn(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
         async def owned() -> None:
@@ -359,7 +377,7 @@ class AgentRuntime:
             incarnation=self.settings.incarnation,
             phase=self.phase,
             started=self._was_ready,
-            ready=self.running,
+            ready=self.running or self._is_succeeded,
             now_s=now_s(),
             uptime_s=now_s() - self._started_s,
             loop_lag_s=self._lag.worst_s(now_s()),

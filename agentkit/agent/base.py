@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Protocol, Unpack
+from typing import Any, ClassVar, Literal, NoReturn, Protocol, Unpack
 
 from pydantic import ValidationError
 
@@ -28,6 +28,7 @@ from agentkit.observe.trace import Tracer
 from agentkit.resilience.deadline import Deadline
 from agentkit.resilience.policy import NOTHING_SAID, USUAL_CALLS, USUAL_SERVICE, CallPolicy, FilePolicy, ServePolicy
 from agentkit.settings import AgentConfig, AgentSettings
+from agentkit.transport.gate import WAYS
 from agentkit.transport.pool import SocketPool
 
 
@@ -64,7 +65,7 @@ class BaseAgent:
 
     The order of a life: `__init__`, `on_start`, every `@health_check` once, ready (calls arrive from here on), `run` and `@every`
     beside the calls, then on SIGTERM or SIGINT: new calls are sent elsewhere, running ones finish, `run` and `@every` are
-    cancelled, `on_stop`."""
+    cancelled, `on_stop`. One that takes over from a predecessor (`roll`) begins `run`, `@every` and `@subscribe` when that is gone."""
 
     #: The agent's own settings: a subclass of AgentConfig inside the agent. Validated before the fleet starts.
     Config: ClassVar[type[AgentConfig]] = AgentConfig
@@ -74,6 +75,11 @@ class BaseAgent:
     call_policies: Mapping[str, CallPolicy] = {}
     #: How much it lets in.
     serve_policy: ServePolicy = USUAL_SERVICE
+
+    #: How a restart replaces a running one; the fleet file's `roll:` goes before it. "overlap": the new process serves beside the
+    #: old one until that has drained. "handover": it is imported and waits, and starts (`__init__`, `on_start`) once nothing of the
+    #: old one is left: for agents of which no two may be started at a time. None: see `agentkit.transport.gate.way_of`.
+    roll: ClassVar[Literal["overlap", "handover"] | None] = None
 
     #: `@rpc` methods by name; filled in for every subclass, and for an agent whose fleet file says something of them.
     methods: Mapping[str, Method] = {}
@@ -98,6 +104,8 @@ class BaseAgent:
         super().__init_subclass__(**kwargs)
         cls.methods = methods_of(cls)
         check_subscribers(cls)
+        if cls.roll not in (None, *WAYS):
+            raise ConfigError(at=f"{cls.__name__}.roll", got=cls.roll, want=" or ".join(WAYS))
 
     # -- hooks for authors --------------------------------------------------------------------------------------------
 

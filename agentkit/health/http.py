@@ -174,6 +174,10 @@ class HttpServer:
         """Open now."""
         return len(self._state.open)
 
+    def accept_no_more(self) -> None:
+        """Whoever connects from now on is another process's to answer, on the same listening socket."""
+        self._server.close()
+
     async def close(self) -> None:
         """Accept no more, let the answers under way finish for up to CLOSE_S, cut the rest.
 

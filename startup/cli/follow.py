@@ -120,7 +120,11 @@ def _counted(rows: Mapping[AgentId, AgentRow], aim: Aim) -> Mapping[AgentId, Age
     """Without the rows of processes that are to be replaced: those agents count as not told of yet."""
     if not aim.renewed:
         return rows
-    return {id: row for id, row in rows.items() if aim.renewed.get(id) != row.incarnation or row.phase is Phase.FAILED}
+    return {
+        id: row
+        for id, row in rows.items()
+        if aim.renewed.get(id) != row.incarnation or row.phase is Phase.FAILED or row.roll_error
+    }
 
 
 def _taken_from_us(watch: Watch, aim: Aim) -> tuple[End, str] | None:
@@ -180,5 +184,5 @@ def log_tails(
     cluster: Cluster, rows: Mapping[AgentId, AgentRow], wanted: Collection[AgentId]
 ) -> dict[AgentId, list[str]]:
     """The ends of the logs of those that failed, readable."""
-    failed = [row for row in failed_rows(rows, wanted) if row.phase is Phase.FAILED and row.log]
+    failed = [row for row in failed_rows(rows, wanted) if (row.phase is Phase.FAILED or row.roll_error) and row.log]
     return {id: plain(lines)[-TAIL_LINES:] for id, lines in tails(cluster, failed, TAIL_LINES).items()}

@@ -1,11 +1,14 @@
 """What a new node finds of the one before: processes and sockets that the zygote has, processes that outlived both, and what the
-state directory remembers of them. After this the reconciler knows every slot that has, or had, a process."""
+state directory remembers of them. After this the reconciler knows every slot that has, or had, a process.
+
+Of two processes of one slot (the node died in the middle of a roll) the slot goes on with the one by which it was known, and the other
+is ended (plan/swap.py)."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -14,12 +17,13 @@ from agentkit.observe.log import get_logger
 from startup.node import procinfo
 from startup.node.exits import Exit, ExitWatch
 from startup.node.hands import Hands, Running
-from startup.node.memory import process_of, without_process
+from startup.node.memory import beside_of, process_of, without_process
 from startup.node.zygote_link import Inherited
 from startup.plan import process as proc
 from startup.plan.phase import ALIVE, Phase
 from startup.plan.process import Process
 from startup.plan.reconcile import Reconciler
+from startup.plan.swap import NEXT, Role
 from startup.spec.fleet import AgentSpec, AgentTarget, Fleet
 
 log = get_logger("node.adoption")
@@ -49,45 +53,114 @@ def adopt(
 ) -> Found:
     """Tell the reconciler of every slot. `ended`: exits that the zygote told at once; `node`: our AGENTKIT_NODE."""
     specs = {spec.id: spec for spec in fleet.on(core.machine)}
-    slots = {
-        id: p
-        for id, p in ((AgentId.parse(key), _remembered(key, facts, specs)) for key, facts in remembered.items())
-        if p
-    }
-    adopted: set[AgentId] = set()
+    slots: dict[AgentId, Process] = {}
+    besides: dict[AgentId, tuple[Process, Role]] = {}
+    for key, facts in remembered.items():
+        _remember(key, facts, specs, slots, besides)
+    mains, second = _told_apart(hands, inherited, slots, besides)
+    for running in mains.values():
+        _adopt(core, hands, slots.get(running.id) or _unknown(running.id, specs), running, now_s)
+    outlived = 0
+    found_later, interrupted = _of_no_zygote(besides, node, exits)
+    second += found_later
+    codes = {Incarnation(exit.incarnation): exit.code for exit in ended}
+    gone: list[Process] = []
+    for id, p in slots.items():
+        if id in mains:
+            continue
+        if not _is_alive(p):
+            core.remember(without_process(p))
+        elif (found := _outlived(p, node, exits)) is not None:
+            _adopt(core, hands, p, found, now_s)
+            outlived += 1
+        else:
+            gone.append(p)
+            core.adopt(p, pid=p.pid or 0, incarnation=p.incarnation, phase=p.phase, now_s=now_s)
+    for running, role in second:
+        _adopt_beside(core, hands, running, role, now_s)
+    for p in gone:
+        code = codes.get(p.incarnation)
+        core.on(p.id, lambda p, code=code: proc.exited(p, code, now_s, random), now_s, incarnation=p.incarnation)  # type: ignore[misc]
+    for id in interrupted:
+        core.replace(id, now_s)
+    return Found(len(mains) + len(second), outlived, len(gone))
+
+
+def _told_apart(
+    hands: Hands,
+    inherited: Sequence[Inherited],
+    slots: Mapping[AgentId, Process],
+    besides: dict[AgentId, tuple[Process, Role]],
+) -> tuple[dict[AgentId, Running], list[tuple[Running, Role]]]:
+    """The zygote's processes: those by which their slots are known, and the second ones. Takes what it finds out of `besides`."""
+    mains: dict[AgentId, Running] = {}
+    second: list[tuple[Running, Role]] = []
     for entry in inherited:
         id = AgentId.parse(entry.key)
         if entry.listeners:
             hands.sockets.take(id, entry.listeners)
         if entry.pid is None or entry.pidfd is None:
             continue
-        _adopt(
-            core,
-            hands,
-            slots.get(id) or _unknown(id, specs),
-            Running(id, Incarnation(entry.incarnation), entry.pid, entry.pidfd),
-            now_s,
-        )
-        adopted.add(id)
-    codes = {Incarnation(exit.incarnation): exit.code for exit in ended}
-    outlived = gone = 0
-    for id, p in slots.items():
-        if id in adopted:
-            continue
-        if p.phase in ALIVE and p.pid is not None:
-            pidfd = _still_there(p, node)
-            if pidfd is not None:
-                exits.watch(key=str(id), incarnation=int(p.incarnation), pid=p.pid, pidfd=os.dup(pidfd))
-                _adopt(core, hands, p, Running(id, p.incarnation, p.pid, pidfd), now_s)
-                outlived += 1
-                continue
-            gone += 1
-            core.adopt(p, pid=p.pid, incarnation=p.incarnation, phase=p.phase, now_s=now_s)
-            code = codes.get(p.incarnation)
-            core.on(id, lambda p, code=code: proc.exited(p, code, now_s, random), now_s)  # type: ignore[misc]
+        running = Running(id, Incarnation(entry.incarnation), entry.pid, entry.pidfd)
+        beside, role = besides.get(id, (None, None))
+        if beside is None or beside.incarnation != running.incarnation:
+            role = None
         else:
-            core.remember(without_process(p))
-    return Found(len(adopted), outlived, gone)
+            del besides[id]
+        is_strange = id in slots and slots[id].incarnation != running.incarnation and _is_alive(slots[id])
+        if role is not None or is_strange or id in mains:
+            second.append((running, role or Role.COMES))  # or it was forked in the last instant of the node before
+        else:
+            mains[id] = running
+    return mains, second
+
+
+def _of_no_zygote(
+    besides: Mapping[AgentId, tuple[Process, Role]], node: str, exits: ExitWatch
+) -> tuple[list[tuple[Running, Role]], list[AgentId]]:
+    """Of the second processes that the zygote does not have: those that outlived it, and slots whose successor ended with its node."""
+    found: list[tuple[Running, Role]] = []
+    interrupted = []
+    for beside, role in besides.values():
+        if beside.pid is not None and (running := _outlived(beside, node, exits)) is not None:
+            found.append((running, role))
+        elif role in NEXT:
+            interrupted.append(beside.id)
+    return found, interrupted
+
+
+def _remember(
+    key: str,
+    facts: Mapping[str, Any],
+    specs: Mapping[AgentId, AgentSpec],
+    slots: dict[AgentId, Process],
+    besides: dict[AgentId, tuple[Process, Role]],
+) -> None:
+    p = _remembered(key, facts, specs)
+    if p is None:
+        return
+    slots[p.id] = p
+    try:
+        beside = beside_of(facts, p)
+    except (KeyError, ValueError, TypeError) as exc:
+        log.warning("adoption.forgotten", agent=key, error=repr(exc))
+    else:
+        if beside is not None and _is_alive(p):
+            besides[p.id] = beside
+
+
+def _is_alive(p: Process) -> bool:
+    return p.phase in ALIVE and p.pid is not None
+
+
+def _outlived(p: Process, node: str, exits: ExitWatch) -> Running | None:
+    """A process whose zygote is gone, too, if it is still there; its end is seen from now on."""
+    assert p.pid is not None
+    pidfd = _still_there(p, node)
+    if pidfd is None:
+        return None
+    exits.watch(key=str(p.id), incarnation=int(p.incarnation), pid=p.pid, pidfd=os.dup(pidfd))
+    return Running(p.id, p.incarnation, p.pid, pidfd)
 
 
 def _adopt(core: Reconciler, hands: Hands, p: Process, running: Running, now_s: float) -> None:
@@ -95,6 +168,14 @@ def _adopt(core: Reconciler, hands: Hands, p: Process, running: Running, now_s: 
     phase = p.phase if known else Phase.FORKED
     hands.adopt(running)
     core.adopt(p, pid=running.pid, incarnation=running.incarnation, phase=phase, now_s=now_s)
+
+
+def _adopt_beside(core: Reconciler, hands: Hands, running: Running, role: Role, now_s: float) -> None:
+    hands.adopt(running)
+    slot = core.processes[running.id]
+    beside = replace(slot, pid=running.pid, incarnation=running.incarnation, swap=None)
+    core.adopt_beside(beside, role, now_s)
+    log.info("adoption.second", agent=str(running.id), pid=running.pid, role=role.value)
 
 
 def _remembered(key: str, facts: Mapping[str, Any], specs: Mapping[AgentId, AgentSpec]) -> Process | None:

@@ -22,6 +22,7 @@ from typing import Any, Final, NoReturn
 import setproctitle
 
 from startup.node import linux, targets
+from startup.node.zygote_wire import PRIVATE
 
 #: The first descriptor that is handed down (sd_listen_fds(3)).
 FIRST_FD: Final = 3
@@ -38,7 +39,7 @@ def become(order: Mapping[str, Any], names: Sequence[str], fds: Sequence[int], *
     try:
         shed(keep=fds)
         redirect(order["log_path"])
-        code = _run(order, names, len(fds), nofile)
+        code = _run(order, names, nofile)
     except BaseException as exc:  # noqa: BLE001 - nothing may unwind into the zygote's loop
         code = targets.failed("could not be set up", exc)
     finally:
@@ -51,7 +52,7 @@ def become_here(order: Mapping[str, Any], names: Sequence[str], fds: Sequence[in
     _place(fds)
     linux.close_from(FIRST_FD + len(fds))
     try:
-        return _run(order, names, len(fds), nofile, from_scratch=True)
+        return _run(order, names, nofile, from_scratch=True)
     finally:
         targets.flush()
 
@@ -95,17 +96,20 @@ def redirect(log_path: str) -> None:
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
 
 
-def _run(
-    order: Mapping[str, Any], names: Sequence[str], listeners: int, nofile: int, *, from_scratch: bool = False
-) -> int:
+def _run(order: Mapping[str, Any], names: Sequence[str], nofile: int, *, from_scratch: bool = False) -> int:
     """Take on everything that the order says, then run its target; returns the exit code.
 
     `from_scratch`: this process's environment still lies where exec put it, and `_mark` overwrites that place."""
     target = order["target"]
     environment = dict(order["env"])
     outside = dict(os.environ) if "AGENTKIT_SECRETS" in environment else {}
+    handed_down = [name for name in names if name not in PRIVATE]
+    listeners = len(handed_down)
     if listeners:
-        environment |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(listeners), "LISTEN_FDNAMES": ":".join(names)}
+        told = {"LISTEN_PID": os.getpid(), "LISTEN_FDS": listeners, "LISTEN_FDNAMES": ":".join(handed_down)}
+        environment |= {name: str(value) for name, value in told.items()}
+    # not among LISTEN_FDS: a program that adopts those would take them for sockets
+    environment |= {f"AGENTKIT_{name.upper()}": str(FIRST_FD + names.index(name)) for name in names[listeners:]}
     if from_scratch:
         os.environ.clear()
     _replace_environment(environment)

@@ -95,10 +95,11 @@ class Endgame:
         self._last = Census({}, {})
         self._looked_s = -_FRESH_S
 
-    def terminate(self, pid: int, pidfd: int) -> None:
-        """SIGTERM to the process alone: it sees to its own children. Remembers them, for `sweep`."""
+    def terminate(self, pid: int, pidfd: int, number: int = signal.SIGTERM) -> None:
+        """SIGTERM, or another signal that means the same, to the process alone: it sees to its own children. Remembers them, for
+        `sweep`."""
         self._remember(pid)
-        send(pidfd, signal.SIGTERM)
+        send(pidfd, number)
 
     def abort(self, pid: int, pidfd: int) -> None:
         """SIGABRT: with faulthandler on, the stacks of all threads land in its log before it dies."""
@@ -185,7 +186,7 @@ class Endgame:
                 os.close(pidfd)
 
 
-def send(pidfd: int, number: signal.Signals) -> bool:
+def send(pidfd: int, number: int) -> bool:
     """Signal a process that can't have been replaced by another; False when it is gone."""
     try:
         signal.pidfd_send_signal(pidfd, number)

@@ -127,12 +127,12 @@ class ErrorRules:
     def _restart(self, reaction: Reaction) -> None:
         id, now_s = reaction.seen.id, self._turns.now_s()
         p = self._core.processes[id]
-        if int(p.incarnation) != reaction.seen.incarnation or p.phase is not Phase.READY:
+        if int(p.incarnation) != reaction.seen.incarnation or p.phase is not Phase.READY or p.swap is not None:
             return  # the last words of a process that is gone, or that comes up or goes down anyway
         why = shown(f"restarted by a rule: {reaction.why}", MAX_REASON)
-        self._core.on(id, partial(proc.restarted_by_rule, why=why, now_s=now_s), now_s)
+        is_restarted = self._core.restart_by_rule(id, why, now_s)
         self._turns.soon()
-        if self._core.processes[id] is p:
+        if not is_restarted:
             budget = p.spec.restart
             why = f"not restarted by its rule: {budget.max_attempts} restarts within {budget.window_s:g} s are used up"
         self._desk.add(id, int(p.incarnation), word_of_the_node("warning", why, SYSTEM_CLOCK.wall_s()))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +16,10 @@ from typing import Final
 from agentkit.errors import AgentkitError
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
+from agentkit.transport.gate import SUCCEEDED
 from startup.node.endgame import Endgame
 from startup.node.exits import Exit
+from startup.node.gates import Gate
 from startup.node.lending import Lending
 from startup.node.orders import fork_order, listening_on, machine_of
 from startup.node.paths import Places, own_folder
@@ -27,15 +30,18 @@ from startup.node.store import Incarnations
 from startup.node.turns import Turns
 from startup.node.zygotes import ZygoteKeeper
 from startup.plan import process as proc
+from startup.plan import swap
 from startup.plan.actions import (
     Abort,
     Action,
     CloseListeners,
     Fork,
+    ForkBeside,
     Kill,
     OpenListeners,
     ProbeExternal,
     ProbeReady,
+    Release,
     Terminate,
 )
 from startup.spec.fleet import AgentSpec, Fleet
@@ -70,7 +76,7 @@ class Hands:
         nofile: int,
         random: Random,
     ) -> None:
-        self.running: dict[AgentId, Running] = {}
+        self.running: dict[Incarnation, Running] = {}
         self.by_pid: dict[int, Running] = {}
         self.sockets = AgentSockets()
         self.lending = Lending()
@@ -86,6 +92,7 @@ class Hands:
         self._endgame = Endgame(str(places.control))
         self._waits = Waits()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gates: dict[Incarnation, Gate] = {}
         self._on_order: set[Incarnation] = set()
         self._ended_early: dict[Incarnation, Exit] = {}
 
@@ -96,13 +103,17 @@ class Hands:
         match action:
             case Fork(id):
                 self._order(id)
+            case ForkBeside(id):
+                self._order_beside(id)
+            case Release(_, incarnation):
+                self._open_gate(incarnation)
             case OpenListeners(id):
                 self._hold_ports(id)
             case CloseListeners(id):
                 self.sockets.close(id)
                 self._zygote.forget(str(id))
-            case Terminate(id) | Abort(id) | Kill(id):
-                self._signal(action, id)
+            case Terminate() | Abort() | Kill():
+                self._signal(action)
             case ProbeReady(id):
                 self._probe(id)
             case ProbeExternal(name):
@@ -110,8 +121,17 @@ class Hands:
 
     def adopt(self, running: Running) -> None:
         """A process of an earlier node; its pidfd is ours from now on."""
-        self.running[running.id] = self.by_pid[running.pid] = running
+        self.running[running.incarnation] = self.by_pid[running.pid] = running
         self.on_known(running)
+
+    def of(self, id: AgentId) -> Running | None:
+        """The process that a slot is known by."""
+        p = self._core.processes.get(id)
+        return self.running.get(p.incarnation) if p is not None else None
+
+    def mains(self) -> dict[AgentId, Running]:
+        """Those by which their slots are known."""
+        return {id: found for id in self._core.processes if (found := self.of(id)) is not None}
 
     def ended(self, exit: Exit) -> None:
         """A process is gone (told by the zygote, or seen by ourselves)."""
@@ -119,12 +139,14 @@ class Hands:
         if incarnation in self._on_order:
             self._ended_early[incarnation] = exit  # before we heard that it began
             return
-        id = AgentId.parse(exit.key)
-        running = self.running.get(id)
-        if running is None or running.incarnation != incarnation:
+        running = self.running.pop(incarnation, None)
+        if running is None:
             return
-        self._waits.stop(id)
-        del self.running[id]
+        id = running.id
+        if self.of(id) is None:
+            self._waits.stop(id)
+        if gate := self._gates.pop(incarnation, None):
+            gate.close()
         self.by_pid.pop(running.pid, None)
         os.close(running.pidfd)
         self._core.on(id, lambda p: proc.gone(p, self._turns.now_s()), self._turns.now_s(), incarnation=incarnation)
@@ -141,6 +163,8 @@ class Hands:
             os.close(running.pidfd)
         self.running.clear()
         self.by_pid.clear()
+        for gate in self._gates.values():
+            gate.close()
         self.sockets.close_all()
 
     # -- forks
@@ -158,8 +182,24 @@ class Hands:
         self._on_order.add(incarnation)
         self._spawn(self._fork(spec, incarnation), f"fork {id}")
 
+    def _order_beside(self, id: AgentId) -> None:
+        """A successor: it gets a gate, and its predecessor's pidfd."""
+        p = self._core.processes[id]
+        assert p.swap is not None
+        incarnation = self._incarnations.take()
+        self._core.on(id, lambda p: swap.ordered(p, incarnation), self._turns.now_s())
+        self._on_order.add(incarnation)
+        predecessor = self.running.get(p.incarnation)
+        self._gates[incarnation] = Gate(predecessor.pidfd if predecessor else None)
+        self._spawn(self._fork(p.swap.beside.spec, incarnation), f"fork beside {id}")
+
+    def _open_gate(self, incarnation: Incarnation) -> None:
+        if gate := self._gates.pop(incarnation, None):
+            gate.open()
+
     async def _fork(self, spec: AgentSpec, incarnation: Incarnation) -> None:
         id = spec.id
+        gate = self._gates.get(incarnation)
         try:
             fds = self.sockets.open(id, self._wanted(spec))
             own_folder(self._places.data(id.instance))
@@ -167,15 +207,22 @@ class Hands:
             log_start = log_size(order.log_path)
             # who has the longest chain of dependants decides when the last one is ready
             urgency = self._core.desired.heights.get(id, 0)
-            loan = self.lending.take(id)
+            loan = None if gate else self.lending.take(id)
+            if gate:
+                fds = {**fds, **gate.handed_down}
             forked = loan.hand_over(order, fds) if loan else await self._zygote.fork(order, fds, urgency=urgency)
         except _FORK_ERRORS as exc:
             self._on_order.discard(incarnation)
+            if gate:
+                self._gates.pop(incarnation, None)
+                gate.close()
             self._tell(id, incarnation, partial(_fork_failed, str(exc), self._turns.now_s(), self._random))
             return
         self._on_order.discard(incarnation)
+        if gate:
+            gate.was_handed_down()
         running = Running(id, incarnation, forked.pid, forked.pidfd, log_start)
-        self.running[id] = self.by_pid[forked.pid] = running
+        self.running[incarnation] = self.by_pid[forked.pid] = running
         now_s = self._turns.now_s()
         self._tell(id, incarnation, lambda p: proc.forked(p, forked.pid, incarnation, now_s))
         if loan:
@@ -198,13 +245,13 @@ class Hands:
 
     # -- signals and ends
 
-    def _signal(self, action: Terminate | Abort | Kill, id: AgentId) -> None:
-        running = self.running.get(id)
+    def _signal(self, action: Terminate | Abort | Kill) -> None:
+        running = self.running.get(action.incarnation)
         if running is None:
             return  # it is gone already, and being swept
         match action:
-            case Terminate():
-                self._endgame.terminate(running.pid, running.pidfd)
+            case Terminate(succeeded=succeeded):
+                self._endgame.terminate(running.pid, running.pidfd, SUCCEEDED if succeeded else signal.SIGTERM)
             case Abort():
                 self._endgame.abort(running.pid, running.pidfd)
             case Kill():
@@ -220,7 +267,7 @@ class Hands:
     # -- probes
 
     def _probe(self, id: AgentId) -> None:
-        running = self.running.get(id)
+        running = self.of(id)
         if running is None:
             return
         spec = self._core.processes[id].spec

@@ -75,7 +75,7 @@ class Itself:
         return {"machine": self._options.places.machine, "node": self.vitals(), "revision": self._revisions.summary()}
 
     async def memory_mb(self) -> Mapping[str, float]:
-        return await vitals.pss_of({str(id): running.pid for id, running in self._hands.running.items()})
+        return await vitals.pss_of({str(id): running.pid for id, running in self._hands.mains().items()})
 
     def log_of(self, id: AgentId) -> str:
         return str(self._options.places.log(id.instance)) if id in self._turns.core.processes else ""

@@ -8,13 +8,14 @@ from typing import Any, Final
 
 from agentkit.names import AgentId, Incarnation
 from startup.plan.phase import ALIVE, Health, Phase
-from startup.plan.process import Process
+from startup.plan.process import Leaving, Process
 from startup.plan.row import Stamps
+from startup.plan.swap import Role
 from startup.spec.fleet import AgentSpec
 
 _PLAIN: Final = (
     "since_s", "pid", "health_reason", "reason", "slowest_dependency", "fed_s", "streak", "restarts", "last_exit", "last_error",
-    "status_text", "requests", "errors",
+    "status_text", "requests", "errors", "roll_error",
 )  # fmt: skip
 
 _STAMPS: Final = tuple(found.name for found in fields(Stamps))
@@ -32,8 +33,29 @@ def facts_of(p: Process, digest: str) -> dict[str, Any]:
         "failures": list(p.failures),
         "timeouts_s": dict(p.timeouts_s),
         "traits": {name: dict(traits) for name, traits in p.traits.items()},
+        "leaving": p.leaving.value,
+        "beside": _beside(p),
         "deadline_s": p.deadline_s if p.phase in (Phase.BACKOFF, Phase.FAILED) else None,
     }
+
+
+def _beside(p: Process) -> dict[str, Any] | None:
+    """The other process of the slot, if it has one yet: enough to find and to end it."""
+    if p.swap is None:
+        return None
+    beside = p.swap.beside
+    return {"role": p.swap.role.value, "pid": beside.pid, "incarnation": int(beside.incarnation)}
+
+
+def beside_of(facts: Mapping[str, Any], p: Process) -> tuple[Process, Role] | None:
+    """The other process that `facts` tell of, and what it was there for. KeyError, ValueError, TypeError: they tell nonsense."""
+    found = facts.get("beside")
+    if found is None:
+        return None
+    pid = None if found["pid"] is None else int(found["pid"])
+    incarnation = Incarnation(found["incarnation"])
+    beside = Process(spec=p.spec, pid=pid, incarnation=incarnation, phase=Phase.READY)
+    return beside, Role(found["role"])
 
 
 class Remembering:
@@ -61,6 +83,7 @@ def process_of(facts: Mapping[str, Any], spec: AgentSpec) -> Process:
         phase=Phase(facts["phase"]),
         health=Health(facts["health"]),
         incarnation=Incarnation(facts["incarnation"]),
+        leaving=Leaving(facts.get("leaving", "")),
         stamps=Stamps(**facts["stamps"]),
         failures=tuple(facts["failures"]),
         timeouts_s=facts["timeouts_s"],
@@ -73,5 +96,5 @@ def process_of(facts: Mapping[str, Any], spec: AgentSpec) -> Process:
 def without_process(p: Process) -> Process:
     """A remembered slot that has no process: what it was doing is over, what it may spend is not."""
     if p.phase in ALIVE or p.phase not in (Phase.BACKOFF, Phase.FAILED, Phase.COMPLETED, Phase.STOPPED):
-        return replace(p, phase=Phase.PENDING, pid=None, deadline_s=None)
-    return replace(p, pid=None)
+        return replace(p, phase=Phase.PENDING, pid=None, deadline_s=None, leaving=Leaving.NO)
+    return replace(p, pid=None, leaving=Leaving.NO)

@@ -144,10 +144,10 @@ class Operations:
         return {"ids": [str(row.id) for row in self._table.rows()]}
 
     def _attach(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """An agent asks whether its life is the one that counts; of two lives of one slot, only the newer may serve."""
+        """An agent asks whether its life is one that counts: the slot's own, or one of the two of a roll."""
         id, incarnation = AgentId.parse(arguments["id"]), Incarnation(int(arguments["incarnation"]))
-        running = self._hands.running.get(id)
-        if running is None or running.incarnation != incarnation:
+        if incarnation not in self._hands.running:
+            running = self._hands.of(id)
             now = f"incarnation {running.incarnation} runs" if running else "nothing of it shall run"
             raise Refused("gone", f"{id} of incarnation {incarnation} is not wanted any more: {now}")
         return {}
@@ -157,7 +157,7 @@ class Operations:
         id = AgentId.parse(arguments["id"])
         loan = self._hands.lending.ask(id, int(arguments["pid"]), str(arguments["socket"]))
         try:
-            if not self._core.restart([id], self._turns.now_s()):
+            if not self._core.restart([id], self._turns.now_s(), may_roll=False):
                 raise Refused("not_wanted", f"{id}: {self._core.desired.why_not(id) or 'not an agent of this machine'}")
             self._turns.soon()
             return await loan.handed

@@ -116,6 +116,8 @@ def _told(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnatio
         told["AGENTKIT_SECRETS"] = json.dumps({name: asdict(ref) for name, ref in spec.secrets.items()})
     if spec.policy:
         told["AGENTKIT_POLICY"] = json.dumps(spec.policy)
+    if spec.roll:
+        told["AGENTKIT_ROLL"] = spec.roll
     if spec.kind == "task":
         told["AGENTKIT_KIND"] = "task"
     if isinstance(spec.target, AgentTarget):

@@ -98,6 +98,8 @@ def heard(p: Process, fields: Mapping[str, str], now_s: float) -> Process:
     match fields.get("X_AGENTKIT_PHASE"):
         case "importing":
             p = proc.progressed(p, Phase.IMPORTING, now_s)
+        case "parked":
+            p = proc.progressed(p, Phase.PARKED, now_s)
         case "starting":
             p = proc.progressed(p, Phase.STARTING, now_s)
     said = {name: value for name, value in _said(p, fields).items() if getattr(p, name) != value}

@@ -18,8 +18,8 @@ import msgpack
 from agentkit.names import Incarnation
 from startup.errors import Conflict, Refused
 from startup.node.paths import Places, write_atomically
-from startup.plan.process import in_words
 from startup.plan.revision import CONTROL_VERSION, Revision
+from startup.plan.words import in_words
 
 #: Incarnations taken from the file at a time: one fsync (1-20 ms) serves so many forks, and a crash wastes at most these.
 INCARNATIONS_PER_BLOCK: Final = 1000

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agentkit.transport.gate import HANDOVER, Gate, way_of
 from agentkit.transport.notify import Notifier
 
 
@@ -31,12 +32,19 @@ def run_agent(target: Mapping[str, Any]) -> int:
         cls = load_class(target)
     except BaseException as exc:  # noqa: BLE001 - a module may raise anything, SystemExit too
         return failed(f"import of {target['script'] or target['module']} failed", exc)
+    gate = Gate.from_environment(os.environ)
+    if gate is not None and way_of(cls, os.environ) == HANDOVER:
+        tell.send({"X_AGENTKIT_PHASE": "parked"})
+        if not gate.wait():
+            print("the node that wanted this successor is gone, and the process before it serves on", file=sys.stderr)
+            return 0
+        gate = None
     tell.send({"X_AGENTKIT_PHASE": "starting"})
     tell.close()
     from agentkit.main import run_class  # imported by the boot process long ago, except in tests of other targets
 
     try:
-        return int(run_class(cls))
+        return int(run_class(cls, gate=gate))
     except SystemExit as exc:
         return exit_code(exc)
 

@@ -226,7 +226,9 @@ class Zygote:
         if not pid:
             child.become(order, names, fds, nofile=self._options.nofile)
         self._state.children[pid] = (key, incarnation)
-        self._keep(key, names, fds)
+        listeners = sum(name not in zygote_wire.PRIVATE for name in names)
+        zygote_wire.close_all(fds[listeners:])
+        self._keep(key, names[:listeners], fds[:listeners])
         try:
             pidfd = os.pidfd_open(pid)
         except OSError as exc:  # out of descriptors: the node opens it by pid, which nobody can reuse before we reap

@@ -29,6 +29,9 @@ import msgpack
 #: Longest message sent as it is, in bytes; the kernel took 200 kB and refused 1 MB.
 INLINE_BYTES: Final = 64 * 1024
 
+#: Descriptors of an order that are no listening sockets, and last in it: for the child alone, not to be kept for the next node.
+PRIVATE: Final = ("gate", "predecessor")
+
 #: Descriptors in one message: the kernel takes 253, one may be the memfd.
 MAX_FDS: Final = 252
 

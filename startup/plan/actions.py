@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from agentkit.names import AgentId
+from agentkit.names import AgentId, Incarnation
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,21 @@ class Fork:
 
 
 @dataclass(frozen=True, slots=True)
+class ForkBeside:
+    """Fork a successor on the sockets of the process that serves, held back by a gate; answered like `Fork`."""
+
+    id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The other process of the slot is gone: a successor's gate opens. Nothing to do for a process without one."""
+
+    id: AgentId
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeReady:
     """The process can't notify: probe it as its spec says until it is ready."""
 
@@ -38,9 +53,12 @@ class ProbeReady:
 
 @dataclass(frozen=True, slots=True)
 class Terminate:
-    """SIGTERM: it shall go, and has its grace period for that."""
+    """SIGTERM: it shall go, and has its grace period for that. `succeeded`: its successor serves already, so it also leaves the
+    health port to that one."""
 
     id: AgentId
+    incarnation: Incarnation
+    succeeded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +66,7 @@ class Abort:
     """SIGABRT: it is stuck; all its stacks land in its log on the way out."""
 
     id: AgentId
+    incarnation: Incarnation
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +74,7 @@ class Kill:
     """SIGKILL to whatever is left of it."""
 
     id: AgentId
+    incarnation: Incarnation
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +84,6 @@ class ProbeExternal:
     name: str
 
 
-Action: TypeAlias = OpenListeners | CloseListeners | Fork | ProbeReady | Terminate | Abort | Kill | ProbeExternal
+Action: TypeAlias = (
+    OpenListeners | CloseListeners | Fork | ForkBeside | Release | ProbeReady | Terminate | Abort | Kill | ProbeExternal
+)

@@ -12,6 +12,7 @@ class Phase(StrEnum):
     BACKOFF = "backoff"  #: failed, will be started again at a known time
     FORKED = "forked"  #: has a pid
     IMPORTING = "importing"  #: its module is being imported
+    PARKED = "parked"  #: imported, and waits for its predecessor to go; successors only
     STARTING = "starting"  #: __init__, on_start, checks
     READY = "ready"
     DRAINING = "draining"  #: a successor takes over
@@ -31,7 +32,11 @@ class Health(StrEnum):
 
 
 #: There is a process (or there may be one).
-ALIVE: Final = frozenset({Phase.FORKED, Phase.IMPORTING, Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.STOPPING})
+ALIVE: Final = frozenset(
+    {Phase.FORKED, Phase.IMPORTING, Phase.PARKED, Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.STOPPING}
+)
+#: Told to go, or going by itself.
+GOING: Final = frozenset({Phase.DRAINING, Phase.STOPPING})
 #: On its way to ready: counted against the start timeout.
 COMING_UP: Final = frozenset({Phase.FORKED, Phase.IMPORTING, Phase.STARTING})
 #: Fulfils `condition: healthy`, `required` and phases.

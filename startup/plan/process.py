@@ -9,24 +9,28 @@
 Times are monotonic seconds. Each function asserts nothing about its source phase that a race could break: an event that
 no longer fits (READY from a process that was told to go) leaves the process as it is.
 
-Covered here: phases, deadlines, the restart budget. Not here: when a slot is wanted or unblocked (reconcile.py).
+Covered here: phases, deadlines, the restart budget. Not here: when a slot is wanted or unblocked (reconcile.py), and two processes
+of one slot (swap.py).
 """
 
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from random import Random
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from agentkit.names import AgentId, Incarnation
 from startup.plan.actions import Abort, Action, CloseListeners, Fork, Kill, OpenListeners, ProbeReady, Terminate
-from startup.plan.phase import ALIVE, COMING_UP, Health, Phase
+from startup.plan.phase import ALIVE, COMING_UP, GOING, Health, Phase
 from startup.plan.row import Stamps
+from startup.plan.words import describe_exit, in_words
 from startup.spec.fleet import AgentSpec, AgentTarget
+
+if TYPE_CHECKING:
+    from startup.plan.swap import Swap
 
 #: How long an aborted process may write its stacks before it is killed, seconds.
 ABORT_GRACE_S: Final = 2.0
@@ -86,6 +90,9 @@ class Process:
     traits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     requests: int = 0
     errors: int = 0
+    swap: Swap | None = None  #: another process of this slot, and what it is there for
+    roll_error: str = ""  #: why its last successor did not become ready, and it serves on
+    refused: str = ""  #: digest of the spec that no successor could be had for, in this revision
 
     @property
     def id(self) -> AgentId:
@@ -106,7 +113,7 @@ _BLANK: Final[Mapping[str, Any]] = {"reason": "", "because": "", "waiting_for": 
 #: What only the process itself can say, so a new one has not said it yet.
 _UNTOLD: Final[Mapping[str, Any]] = {
     "pid": None, "health": Health.OK, "health_reason": "", "status_text": "", "fed_s": None,
-    "excuse": "", "digest": "",
+    "excuse": "", "digest": "", "roll_error": "", "refused": "",
 }  # fmt: skip
 
 
@@ -159,7 +166,7 @@ def forked(p: Process, pid: int, incarnation: Incarnation, now_s: float) -> Outc
         return p, []
     p = replace(p, pid=pid, incarnation=incarnation, stamps=replace(p.stamps, forked_s=now_s))
     if p.phase is Phase.STOPPING:
-        return p, [Terminate(p.id)]
+        return p, [Terminate(p.id, incarnation)]
     return p, [] if p.spec.ready.notify else [ProbeReady(p.id)]
 
 
@@ -179,7 +186,7 @@ def fork_failed(p: Process, reason: str, now_s: float, random: Random) -> Outcom
 def adopted(p: Process, *, pid: int, incarnation: Incarnation, phase: Phase, now_s: float) -> Outcome:
     """A process of an earlier node, found alive. What it was doing is `phase`; unknown progress counts from now."""
     coming_up = phase in COMING_UP
-    patience_s = {Phase.READY: 0.0, Phase.STOPPING: p.spec.shutdown_grace_s}.get(phase, p.spec.start_timeout_s)
+    patience_s = p.spec.shutdown_grace_s if phase in GOING else 0.0 if phase is Phase.READY else p.spec.start_timeout_s
     deadline_s = now_s + patience_s
     p = replace(
         p,
@@ -194,10 +201,12 @@ def adopted(p: Process, *, pid: int, incarnation: Incarnation, phase: Phase, now
 
 
 def progressed(p: Process, phase: Phase, now_s: float) -> Process:
-    """It says that it is importing or starting. Never backwards, and nothing a leaving process says counts."""
+    """It says that it is importing, parked or starting. Never backwards, and nothing a leaving process says counts."""
     if phase is Phase.IMPORTING and p.phase is Phase.FORKED:
         return replace(p, phase=phase, since_s=now_s, stamps=replace(p.stamps, importing_s=now_s))
-    if phase is Phase.STARTING and p.phase in (Phase.FORKED, Phase.IMPORTING):
+    if phase is Phase.PARKED and p.phase in (Phase.FORKED, Phase.IMPORTING):
+        return replace(p, phase=phase, since_s=now_s, deadline_s=None)
+    if phase is Phase.STARTING and p.phase in (Phase.FORKED, Phase.IMPORTING, Phase.PARKED):
         return replace(p, phase=phase, since_s=now_s, stamps=replace(p.stamps, starting_s=now_s))
     return p
 
@@ -232,7 +241,7 @@ def fed(p: Process, now_s: float) -> Process:
 
 def leaves(p: Process, now_s: float) -> Process:
     """STOPPING=1: expected when we asked; else it has its grace period and then counts as failed."""
-    if p.phase not in ALIVE or p.phase is Phase.STOPPING:
+    if p.phase not in ALIVE or p.phase in GOING:
         return p
     return _to(p, Phase.STOPPING, now_s, leaving=Leaving.ITSELF, deadline_s=now_s + p.spec.shutdown_grace_s)
 
@@ -241,11 +250,11 @@ def stop(p: Process, now_s: float, why: Leaving) -> Outcome:
     """Tell it to go (SIGTERM, grace, SIGKILL); a slot without a process is stopped, or waiting again, at once."""
     if p.phase not in ALIVE:
         return _left(replace(p, leaving=why), now_s)
-    if p.phase is Phase.STOPPING:
+    if p.phase in GOING:
         # on its way already, for whatever reason: what counts is what shall be afterwards. An abort's short limit stays
         return replace(p, leaving=why), []
     p = _to(p, Phase.STOPPING, now_s, leaving=why, deadline_s=now_s + p.spec.shutdown_grace_s)
-    return p, [Terminate(p.id)] if p.pid is not None else []
+    return p, [Terminate(p.id, p.incarnation)] if p.pid is not None else []
 
 
 def restarted_by_rule(p: Process, why: str, now_s: float) -> Outcome:
@@ -275,7 +284,8 @@ def gone(p: Process, now_s: float) -> Process:
     """It has ended; what it left behind is still being cleared away. `exited` follows."""
     if p.phase not in ALIVE:
         return p
-    return _to(p, Phase.STOPPING, now_s, leaving=p.leaving, pid=None)
+    phase = Phase.DRAINING if p.phase is Phase.DRAINING else Phase.STOPPING  # draining: its successor is next
+    return _to(p, phase, now_s, leaving=p.leaving, pid=None)
 
 
 def exited(p: Process, code: int | None, now_s: float, random: Random) -> Outcome:
@@ -306,8 +316,8 @@ def due(p: Process, now_s: float) -> Outcome:
             excuse=f"not ready within {limit} (was {p.phase.value}{said}); its stacks are in its log",
         )
         return _abort(p, now_s, Leaving.START_TIMEOUT)
-    if p.phase is Phase.STOPPING:
-        return replace(p, deadline_s=now_s + KILL_AGAIN_S), [Kill(p.id)]
+    if p.phase in GOING:
+        return replace(p, deadline_s=now_s + KILL_AGAIN_S), [Kill(p.id, p.incarnation)]
     if p.phase in (Phase.BACKOFF, Phase.FAILED):
         reopen: list[Action] = [OpenListeners(p.id)] if p.phase is Phase.FAILED else []
         p = _to(p, Phase.WAITING, now_s, **_BLANK, stamps=Stamps(wanted_s=now_s), restarts=p.restarts + 1)
@@ -319,27 +329,6 @@ def due(p: Process, now_s: float) -> Outcome:
         p = replace(p, excuse=f"its loop was stuck for {in_words(p.spec.watchdog_s)}; the stacks are in its log")
         return _abort(p, now_s, Leaving.WATCHDOG)
     return replace(p, deadline_s=None), []
-
-
-def describe_exit(code: int | None) -> str:
-    """`exit 1`, `signal SIGKILL`, or that nobody knows."""
-    if code is None:
-        return "exit unknown"
-    if code >= 0:
-        return f"exit {code}"
-    try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"
-
-
-def in_words(seconds: float) -> str:
-    """A duration for people: `0.31 s`, `12 s`, `4 min`, `3 h`."""
-    if seconds < 10:
-        return f"{seconds:.2g} s" if seconds >= 0.01 else "0 s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
 def _left(p: Process, now_s: float) -> Outcome:
@@ -375,7 +364,9 @@ def _failed(p: Process, reason: str, now_s: float, random: Random) -> Outcome:
 
 
 def _abort(p: Process, now_s: float, why: Leaving) -> Outcome:
-    return _to(p, Phase.STOPPING, now_s, leaving=why, deadline_s=now_s + ABORT_GRACE_S, reason=p.excuse), [Abort(p.id)]
+    return _to(p, Phase.STOPPING, now_s, leaving=why, deadline_s=now_s + ABORT_GRACE_S, reason=p.excuse), [
+        Abort(p.id, p.incarnation)
+    ]
 
 
 def _watchdog_deadline_s(p: Process) -> float | None:

@@ -9,8 +9,9 @@ The rules:
   restart, wake: all the same.
 - An agent that shall go is told to only when every dependant that shall go too is no longer alive, on all machines.
   Dependants that stay are not waited for; they turn degraded.
-- A changed agent (its digest differs from that of its process) is stopped, then started; a removed one is stopped.
-  Pids of unchanged agents stay.
+- A changed agent (its digest differs from that of its process) is replaced by a successor beside it, where that can be (swap.py),
+  else stopped, then started; a removed one is stopped. Pids of unchanged agents stay.
+- A successor is forked when none that its agent requires is being replaced.
 - An unreachable machine's agents can't be waited for and fulfil nothing.
 """
 
@@ -24,6 +25,7 @@ from typing import Final, TypeAlias
 
 from agentkit.names import AgentId, Incarnation
 from startup.plan import process as proc
+from startup.plan import swap
 from startup.plan.actions import Action, CloseListeners, Fork, ProbeExternal
 from startup.plan.blockers import Seen, View, blockers, trouble
 from startup.plan.desired import Desired
@@ -117,6 +119,8 @@ class Reconciler:
         own = (spec.id for spec in self.desired.specs.values() if spec.machine == self.machine)
         self._dirty.update(dict.fromkeys(own))
         self._dirty.update(dict.fromkeys(self.processes))
+        for p in [p for p in self.processes.values() if p.refused or p.roll_error]:
+            self._put(p, replace(p, refused="", roll_error=""))  # another command, another try
 
     def leave(self) -> None:
         """This machine's agents shall stop although the cluster stays (`node stop`)."""
@@ -124,11 +128,16 @@ class Reconciler:
         self._dirty.update(dict.fromkeys(self.processes))
 
     def on(self, id: AgentId, change: Change, now_s: float, *, incarnation: Incarnation | None = None) -> None:
-        """Something happened to a slot's process; ignored when it is about another incarnation, or an unknown slot."""
+        """Something happened to a process of a slot; ignored when it is about an unknown slot, or an incarnation that is neither of
+        its two."""
         self._now_s = now_s
         p = self.processes.get(id)
-        if p is not None and (incarnation is None or p.incarnation == incarnation):
+        if p is None:
+            return
+        if incarnation is None or p.incarnation == incarnation:
             self._put(p, change(p))
+        elif p.swap is not None and p.swap.beside.incarnation == incarnation:
+            self._put(p, swap.changed_beside(p, change(p.swap.beside)))
 
     def fed(self, id: AgentId, incarnation: Incarnation, now_s: float) -> bool:
         """WATCHDOG=1: the most frequent message there is, and nothing that anybody is shown. Whether a step is needed."""
@@ -145,6 +154,18 @@ class Reconciler:
         """A process that an earlier node had started; `p` holds what is remembered of it."""
         self._now_s = now_s
         self._put(None, proc.adopted(p, pid=pid, incarnation=incarnation, phase=phase, now_s=now_s))
+
+    def adopt_beside(self, beside: Process, role: swap.Role, now_s: float) -> None:
+        """Another process of a slot that was just adopted."""
+        p = self.processes[beside.id]
+        self._put(p, swap.adopted(p, beside, role, now_s))
+
+    def replace(self, id: AgentId, now_s: float) -> None:
+        """A slot that was just adopted, and that an earlier node was about to replace."""
+        self._now_s = now_s
+        p = self.processes.get(id)
+        if p is not None and p.phase is Phase.READY and p.swap is None:
+            self._put(p, swap.begun(p, p.spec, now_s))
 
     def remember(self, p: Process) -> None:
         """A slot without a process, as an earlier node left it: its restart budget goes on counting."""
@@ -179,18 +200,30 @@ class Reconciler:
         self._external_waiters.pop(name, None)
         return False
 
-    def restart(self, ids: Iterable[AgentId], now_s: float) -> list[AgentId]:
-        """An operator's restart: at once, without regard to dependants, budget forgiven. Returns those that it
-        applies to."""
+    def restart(self, ids: Iterable[AgentId], now_s: float, *, may_roll: bool = True) -> list[AgentId]:
+        """An operator's restart: at once, without regard to dependants, budget forgiven. What serves goes on until its successor
+        does, unless it may not roll. Returns those that it applies to."""
         self._now_s = now_s
         restarted = []
         for id in ids:
             p = self.processes.get(id)
             if p is None or self._why_not(id):
                 continue
-            self._put(p, proc.stop(proc.forgiven(p), now_s, Leaving.RESTART))
+            forgiven = proc.forgiven(p)
+            stopped = proc.stop(forgiven, now_s, Leaving.RESTART)
+            self._put(p, swap.restarted(forgiven, self.desired.specs[id], now_s) if may_roll else stopped)
             restarted.append(id)
         return restarted
+
+    def restart_by_rule(self, id: AgentId, why: str, now_s: float) -> bool:
+        """`on_error: {do: restart}`; False: its budget is used up, or it is beginning anew already."""
+        p = self.processes.get(id)
+        if p is None or self._why_not(id):
+            return False
+        self._now_s = now_s
+        outcome = swap.restarted_by_rule(p, self.desired.specs[id], why, now_s)
+        self._put(p, outcome)
+        return outcome[0] is not p
 
     def retry(self, now_s: float) -> list[AgentId]:
         """What failed, or is backing off, is tried again at once."""
@@ -207,7 +240,7 @@ class Reconciler:
             p = self.processes.get(id)
             if p is not None:
                 self._dirty[id] = None
-                self._put(p, proc.due(p, now_s))
+                self._put(p, swap.due(p, now_s))
         while self._dirty:
             id = next(iter(self._dirty))
             del self._dirty[id]
@@ -227,7 +260,7 @@ class Reconciler:
         while self._timers:
             at_s, id = self._timers[0]
             p = self.processes.get(id)
-            if p is not None and (p.deadline_s == at_s or p.phase is Phase.WAITING):
+            if p is not None and (at_s in _deadlines_s(p) or p.phase is Phase.WAITING):
                 return at_s
             heapq.heappop(self._timers)
         return None
@@ -266,13 +299,36 @@ class Reconciler:
 
     def _consider_alive(self, p: Process) -> None:
         why = self._shall_leave(p)
-        if why is Leaving.NO:
+        if why is Leaving.NO or self._is_rolling(p, why):
             spec = self.desired.specs[p.id]
             held = trouble(spec, self._view) if p.phase is Phase.READY else ""
-            if spec is not p.spec or held != p.trouble:
-                self._put(p, replace(p, spec=spec, trouble=held))
+            after = replace(p, trouble=held) if held != p.trouble else p
+            if why is Leaving.NO and spec is not p.spec:
+                after = replace(after, spec=spec)
+            self._put(p, after)
+            self._consider_swap(self.processes[p.id], spec, why)
         elif p.leaving is not why and (p.phase is Phase.STOPPING or not self._is_needed(p.id)):
             self._put(p, proc.stop(p, self._now_s, why))
+        elif swap.is_replaced(p) and why is Leaving.STOP:
+            self._put(p, swap.dismissed(p, self._now_s))
+
+    def _is_rolling(self, p: Process, why: Leaving) -> bool:
+        """Whether what it shall become comes about while it serves."""
+        return why is Leaving.RESTART and p.phase is Phase.READY and swap.rolls(p.spec, self.desired.specs[p.id])
+
+    def _consider_swap(self, p: Process, spec: AgentSpec, why: Leaving) -> None:
+        if p.swap is None:
+            if why is Leaving.RESTART and p.refused != spec.digest():
+                self._put(p, swap.begun(p, spec, self._now_s))
+        elif swap.is_replaced(p) and not proc.runs(p.swap.beside, spec):
+            self._put(p, swap.dismissed(p, self._now_s, again=why is Leaving.NO))
+        elif p.swap.role is swap.Role.WAITS and not any(
+            below in self.processes and swap.is_replaced(self.processes[below])
+            for dependency in spec.dependencies
+            if dependency.required
+            for below in dependency.agents
+        ):
+            self._put(p, swap.forked_beside(p, self._now_s))
 
     def _shall_leave(self, p: Process) -> Leaving:
         if self._why_not(p.id):
@@ -292,7 +348,8 @@ class Reconciler:
         p = self.processes.get(id)
         if p is None:
             return not self.desired.wants(id)
-        return p.phase is Phase.STOPPING or self._shall_leave(p) is not Leaving.NO
+        why = self._shall_leave(p)
+        return p.phase is Phase.STOPPING or (why is not Leaving.NO and not self._is_rolling(p, why))
 
     def _consider_unwanted(self, p: Process, why_not: str) -> None:
         spec = self.desired.specs.get(p.id)
@@ -360,16 +417,29 @@ class Reconciler:
 
     def _put(self, before: Process | None, outcome: Process | tuple[Process, list[Action]]) -> None:
         after, actions = outcome if isinstance(outcome, tuple) else (outcome, [])
+        if before is not None and after.swap is not None:
+            after, actions = swap.settled(before, after, actions, self._now_s)
         self._actions.extend(actions)
         if after is before:
             return
         self.processes[after.id] = after
         self._changed.add(after.id)
-        if after.deadline_s is not None and (before is None or before.deadline_s != after.deadline_s):
-            heapq.heappush(self._timers, (after.deadline_s, after.id))
+        for at_s in _deadlines_s(after):
+            if before is None or at_s not in _deadlines_s(before):
+                heapq.heappush(self._timers, (at_s, after.id))
+        if after.swap is not None or (before is not None and before.swap is not None):
+            self._swapped(before, after)
         if before is None or before.phase is not after.phase:
             self._dirty[after.id] = None
             self._moved(after.id, before.phase if before else Phase.PENDING, after.phase)
+
+    def _swapped(self, before: Process | None, after: Process) -> None:
+        """The two processes of a slot moved: successors of its dependants may have waited for that."""
+        self._dirty[after.id] = None
+        if before is not None and swap.is_replaced(before) and not swap.is_replaced(after):
+            self._dirty.update(
+                (above, None) for above in self.desired.dependants.get(after.id, ()) if above in self.processes
+            )
 
     def _moved(self, id: AgentId, before: Phase, after: Phase) -> None:
         """A phase changed: note whom that concerns."""
@@ -398,3 +468,10 @@ class Reconciler:
         (missing.discard if after in UP else missing.add)(id)
         if was_open != (not missing) or after not in UP:
             self._dirty.update((later, None) for later in self.desired.behind(id) if later.machine == self.machine)
+
+
+def _deadlines_s(p: Process) -> tuple[float, ...]:
+    """When `due` has something to say of it, or of the process beside it."""
+    own = () if p.deadline_s is None else (p.deadline_s,)
+    beside_s = p.swap.beside.deadline_s if p.swap is not None else None
+    return own if beside_s is None else (*own, beside_s)

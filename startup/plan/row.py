@@ -56,6 +56,9 @@ class AgentRow:
     restarts: int = 0
     last_exit: str = ""  #: "exit 1", "signal SIGKILL", "watchdog", ... with its time in words
     last_error: str = ""
+    roll: str = ""  #: two processes are there, or soon will be: what the other one does
+    is_replaced: bool = False  #: another process shall take its place and does not serve yet
+    roll_error: str = ""  #: the last restart or change came to nothing, and why; the process from before it serves on
     status_text: str = ""  #: the agent's own STATUS=
     requests: int = 0
     errors: int = 0

@@ -9,6 +9,7 @@ from agentkit.directory.base import INBOX, INBOX_LOCAL
 from startup.plan.phase import Health, Phase
 from startup.plan.process import Process
 from startup.plan.row import AgentRow, Stamps
+from startup.plan.swap import in_words, is_replaced
 from startup.spec.fleet import AgentSpec
 
 LOOPBACK = "127.0.0.1"
@@ -66,6 +67,9 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
         restarts=p.restarts,
         last_exit=p.last_exit,
         last_error=p.last_error,
+        roll=in_words(p),
+        is_replaced=is_replaced(p),
+        roll_error=p.roll_error,
         status_text=p.status_text,
         requests=p.requests,
         errors=p.errors,

@@ -145,6 +145,7 @@ class AgentSpec:
     watchdog_s: float = 30.0  #: 0: none
     shutdown_grace_s: float = 10.0
     trace_sample: float = 0.01
+    roll: Literal["overlap", "handover"] | None = None  #: None: as its class says
     hibernate: HibernatePolicy = field(default_factory=HibernatePolicy)
     policy: Mapping[str, Any] = field(
         default_factory=dict
@@ -163,7 +164,17 @@ class AgentSpec:
 
     def digest(self) -> str:
         """Changes exactly when a running process would have to be restarted to follow the spec (dependencies do not count)."""
-        irrelevant = ("source", "dependencies", "required", "enabled", "group", "restart", "problem", "on_error")
+        irrelevant = (
+            "source",
+            "dependencies",
+            "required",
+            "enabled",
+            "group",
+            "restart",
+            "problem",
+            "on_error",
+            "roll",
+        )
         return _digest(
             {found.name: getattr(self, found.name) for found in fields(self) if found.name not in irrelevant}
         )

@@ -278,6 +278,10 @@ class AgentSettings(Model):
         description="A request loop that is stuck for this long gets its stacks logged and is restarted; 0: never.",
     )
     trace: TraceModel = Field(default_factory=lambda: TraceModel(), description="Which of its calls are traced.")
+    roll: Literal["overlap", "handover"] | None = Field(
+        None,
+        description="How a restart replaces it: beside it until the new one is ready, or after it, imported and waiting; default: what its class says, else overlap.",  # noqa: E501
+    )
     shutdown: ShutdownModel = Field(default_factory=lambda: ShutdownModel(), description="How it is stopped.")
     hibernate: HibernateModel = Field(default_factory=lambda: HibernateModel(), description="When it sleeps.")
     serve: ServeModel = Field(

@@ -214,6 +214,7 @@ def _spec(
         watchdog_s=settings.watchdog,
         shutdown_grace_s=settings.shutdown.grace,
         trace_sample=settings.trace.sample,
+        roll=settings.roll,
         hibernate=HibernatePolicy(after_s=settings.hibernate.after, depth=settings.hibernate.depth),
         policy=policy_of(settings.serve, settings.calls) if is_agent else {},
         on_error=tuple(_error_rule(rule) for rule in rules_of(settings.on_error)),

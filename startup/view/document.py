@@ -65,6 +65,8 @@ def agent_with_figures(row: AgentRow, now_s: float) -> dict[str, Any]:
         "last_exit": row.last_exit,
         "last_error": row.last_error,
         "status_text": row.status_text,
+        "roll": row.roll,
+        "roll_error": row.roll_error,
         "log": row.log,
     }
 
@@ -113,7 +115,7 @@ def why(row: AgentRow) -> str:
         case Phase.SKIPPED:
             return row.reason or (f"{row.because} failed" if row.because else "")
         case Phase.READY | Phase.HIBERNATED | Phase.COMPLETED:
-            return row.reason
+            return f"not replaced, it serves on: {row.roll_error}" if row.roll_error else row.reason or row.roll
         case _:
             return row.reason or row.last_error or row.last_exit
 

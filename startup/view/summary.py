@@ -89,12 +89,12 @@ def _failures(
     lines = []
     settled = [row for row in failed_rows(rows, wanted) if row.phase not in _ON_THE_WAY]
     for row in settled[:_SHOWN]:
-        kind = row.phase.value + ("" if row.required else " (optional)")
+        kind = ("failed" if row.roll_error else row.phase.value) + ("" if row.required else " (optional)")
         lines.append(
             f"{paint(kind, RED if row.required else YELLOW, on=colour)} {paint(str(row.id), BOLD, on=colour)}: {why(row)}"
         )
         lines += [f"  | {cut(text, width - 4)}" if text.strip() else "  |" for text in log_tails.get(row.id, ())]
-        if row.log and row.phase is Phase.FAILED:
+        if row.log and (row.phase is Phase.FAILED or row.roll_error):
             lines.append(f"  log: {row.log}")
     if len(settled) > _SHOWN:
         lines.append(

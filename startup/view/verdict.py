@@ -65,9 +65,9 @@ def judge(
     up, coming, hopeless, moving = [], [], [], False
     for id in wanted:
         row = rows.get(id)
-        if row is not None and row.phase in UP:
+        if row is not None and row.phase in UP and not row.is_replaced and not row.roll_error:
             up.append(id)
-        elif row is not None and row.phase in HOPELESS:
+        elif row is not None and (row.phase in HOPELESS or row.roll_error):
             hopeless.append(id)
         else:
             coming.append(id)
@@ -89,9 +89,10 @@ def is_degraded(row: AgentRow) -> bool:
 
 
 def failed_rows(rows: Mapping[AgentId, AgentRow], wanted: Collection[AgentId]) -> list[AgentRow]:
-    """Those that did not come up by themselves: failed, unreachable, stopped by somebody, or still waiting at the end."""
+    """Those that did not come up by themselves: failed, unreachable, stopped by somebody, or still waiting at the end; and those that
+    could not be replaced."""
     not_own_fault = UP | {Phase.SKIPPED}
-    return [rows[id] for id in wanted if id in rows and rows[id].phase not in not_own_fault]
+    return [rows[id] for id in wanted if id in rows and (rows[id].phase not in not_own_fault or rows[id].roll_error)]
 
 
 def skipped_rows(rows: Mapping[AgentId, AgentRow], wanted: Collection[AgentId]) -> list[AgentRow]:

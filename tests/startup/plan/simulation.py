@@ -1,7 +1,7 @@
 """A cluster without processes: one Reconciler per machine, virtual time, actions performed by a table of behaviours.
 
-It also checks, all the time, what must never happen: two processes of one slot, a start before the required dependencies
-are up, a stop while a dependant that goes too is alive."""
+It also checks, all the time, what must never happen: two processes of one slot of which neither is held back by a gate, a start
+before the required dependencies are up, a stop while a dependant that goes too is alive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from random import Random
 
 from agentkit.names import AgentId, Incarnation
 from startup.plan import process as proc
-from startup.plan.actions import Abort, Action, Fork, Kill, OpenListeners, ProbeExternal, Terminate
+from startup.plan import swap
+from startup.plan.actions import Abort, Action, Fork, ForkBeside, Kill, OpenListeners, ProbeExternal, Release, Terminate
 from startup.plan.phase import ALIVE, UP, Phase
 from startup.plan.reconcile import Reconciler
 from startup.plan.revision import Revision
@@ -24,12 +25,24 @@ from startup.plan.rows import Place, row_of
 
 @dataclass
 class Behaviour:
-    """What one agent's processes do; `fails`: how many of its starts end with exit 1."""
+    """What one agent's processes do; `fails`: how many of its starts end with exit 1; `parks`: they hand over."""
 
     ready_after_s: float | None = 0.1
     fails: int = 0
     ignores_sigterm: bool = False
     stops_after_s: float = 0.05
+    parks: bool = False
+
+
+@dataclass
+class Life:
+    """One process."""
+
+    id: AgentId
+    incarnation: Incarnation
+    is_gated: bool = False  #: must not begin `run` and `@every`
+    is_parked: bool = False  #: does not start before its gate opens
+    takes_calls: bool = False
 
 
 @dataclass
@@ -48,10 +61,20 @@ class Simulation:
         self.behaviours: dict[AgentId, Behaviour] = {}
         self.externals: set[str] = set()
         self.forks: dict[AgentId, list[float]] = {}
-        self.processes: dict[AgentId, Incarnation] = {}
+        self.lives: dict[Incarnation, Life] = {}
         self.steps = 0
         self._count = itertools.count(1)
         self._due: list[tuple[float, int, Callable[[], None]]] = []
+
+    @property
+    def processes(self) -> dict[AgentId, Incarnation]:
+        """The processes that the slots are known by: of two, the one that the reconciler means."""
+        found = {life.id: life.incarnation for life in self.lives.values()}
+        return {id: self.machines[id.machine].core.processes[id].incarnation for id in found}
+
+    def of(self, id: AgentId) -> list[Life]:
+        """The processes of one slot."""
+        return [life for life in self.lives.values() if life.id == id]
 
     def at(self, delay_s: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._due, (self.now_s + delay_s, next(self._count), happen))
@@ -104,36 +127,82 @@ class Simulation:
     def _perform(self, core: Reconciler, action: Action) -> None:
         match action:
             case OpenListeners(id):
-                assert id not in self.processes
+                assert not self.of(id)
             case Fork(id):
+                assert not self.of(id), f"{id} runs twice"
                 self._fork(core, id)
-            case Terminate(id):
-                assert id in self.processes
-                self._check_order(core, id)
+            case ForkBeside(id):
+                assert [life.is_gated for life in self.of(id)] == [False], f"nobody to succeed: {self.of(id)}"
+                self._fork_beside(core, id)
+            case Release(id, incarnation):
+                self._release(id, incarnation)
+            case Terminate(id, incarnation):
+                life = self.lives.get(incarnation)
+                if life is None:
+                    return
+                if self.of(id) == [life]:
+                    self._check_order(core, id)
                 behaviour = self.behaviours.get(id, Behaviour())
-                if not behaviour.ignores_sigterm:
-                    self.at(behaviour.stops_after_s, partial(self.exit, id, 0, self.processes[id]))
-            case Abort(id) | Kill(id):
-                self.at(0.001, partial(self.exit, id, -9, self.processes[id]))
+                life.takes_calls = False
+                if life.is_parked or not behaviour.ignores_sigterm:
+                    after_s = 0.001 if life.is_parked else behaviour.stops_after_s
+                    self.at(after_s, partial(self.exit, id, 0, incarnation))
+            case Abort(id, incarnation) | Kill(id, incarnation):
+                self.at(0.001, partial(self.exit, id, -9, incarnation))
             case ProbeExternal(name):
                 if name in self.externals:
                     core.external_answered(name, self.now_s)
 
     def _fork(self, core: Reconciler, id: AgentId) -> None:
-        assert id not in self.processes, f"{id} runs twice"
         spec = core.desired.specs[id]
         for dependency in spec.dependencies:
             if dependency.required and dependency.agents and dependency.condition == "healthy":
                 assert any(core.see(other).phase in UP for other in dependency.agents), f"{id} before {dependency.name}"
-        incarnation = self.processes[id] = Incarnation(next(self._count))
+        life = self._born(id)
+        core.on(id, lambda p: proc.forked(p, int(life.incarnation) + 100, life.incarnation, self.now_s), self.now_s)
+        self._begin(life)
+
+    def _fork_beside(self, core: Reconciler, id: AgentId) -> None:
+        life = self._born(id)
+        life.is_gated = True
+        core.on(id, lambda p: swap.ordered(p, life.incarnation), self.now_s)
+        pid = int(life.incarnation) + 100
+        change = partial(proc.forked, pid=pid, incarnation=life.incarnation, now_s=self.now_s)
+        core.on(id, change, self.now_s, incarnation=life.incarnation)
+        life.is_parked = self.behaviours.get(id, Behaviour()).parks
+        if life.is_parked:
+            self.at(0.02, partial(self._parked, life))
+        else:
+            self._begin(life)
+
+    def _born(self, id: AgentId) -> Life:
+        life = Life(id, Incarnation(next(self._count)))
+        self.lives[life.incarnation] = life
         self.forks.setdefault(id, []).append(self.now_s)
-        core.on(id, lambda p: proc.forked(p, int(incarnation) + 100, incarnation, self.now_s), self.now_s)
-        behaviour = self.behaviours.get(id, Behaviour())
+        return life
+
+    def _begin(self, life: Life) -> None:
+        behaviour = self.behaviours.get(life.id, Behaviour())
         if behaviour.fails > 0:
             behaviour.fails -= 1
-            self.at(0.02, partial(self.exit, id, 1, incarnation))
+            self.at(0.02, partial(self.exit, life.id, 1, life.incarnation))
         elif behaviour.ready_after_s is not None:
-            self.at(behaviour.ready_after_s, partial(self.ready, id, incarnation))
+            self.at(behaviour.ready_after_s, partial(self.ready, life.id, life.incarnation))
+
+    def _parked(self, life: Life) -> None:
+        if life.is_parked:
+            core = self.machines[life.id.machine].core
+            change = partial(proc.progressed, phase=Phase.PARKED, now_s=self.now_s)
+            core.on(life.id, change, self.now_s, incarnation=life.incarnation)
+
+    def _release(self, id: AgentId, incarnation: Incarnation) -> None:
+        assert not [life for life in self.of(id) if life.incarnation != incarnation], f"not alone: {self.of(id)}"
+        life = self.lives.get(incarnation)
+        if life is None:
+            return  # it has just ended, too
+        was_parked, life.is_gated, life.is_parked = life.is_parked, False, False
+        if was_parked:
+            self._begin(life)
 
     def _check_order(self, core: Reconciler, id: AgentId) -> None:
         for above in core.desired.dependants.get(id, ()):
@@ -141,12 +210,16 @@ class Simulation:
                 assert self.phase(above) not in ALIVE or above.machine not in self.machines, f"{id} before {above}"
 
     def ready(self, id: AgentId, incarnation: Incarnation) -> None:
+        if incarnation not in self.lives:
+            return
+        self.lives[incarnation].takes_calls = True
         core = self.machines[id.machine].core
         core.on(id, lambda p: proc.ready(p, self.now_s), self.now_s, incarnation=incarnation)
 
     def exit(self, id: AgentId, code: int, incarnation: Incarnation | None = None) -> None:
-        if self.processes.get(id) is None or (incarnation or self.processes[id]) != self.processes[id]:
+        incarnation = incarnation or self.processes.get(id)
+        if incarnation is None or self.lives.pop(incarnation, None) is None:
             return
         core = self.machines[id.machine].core
-        gone = self.processes.pop(id)
-        core.on(id, lambda p: proc.exited(p, code, self.now_s, Random(1)), self.now_s, incarnation=gone)
+        core.on(id, lambda p: proc.gone(p, self.now_s), self.now_s, incarnation=incarnation)
+        core.on(id, lambda p: proc.exited(p, code, self.now_s, Random(1)), self.now_s, incarnation=incarnation)

@@ -81,18 +81,18 @@ def test_a_process_told_to_go_before_its_fork_was_answered_goes_right_after() ->
     p, actions = proc.stop(p, 0.0, Leaving.STOP)
     assert (p.phase, actions) == (Phase.STOPPING, [])
     p, actions = proc.forked(p, 4711, Incarnation(1), 0.1)
-    assert actions == [Terminate(A)]
+    assert actions == [Terminate(A, Incarnation(1))]
     p, actions = proc.exited(p, -15, 0.2, RANDOM)
     assert (p.phase, p.last_exit, actions) == (Phase.STOPPED, "signal SIGTERM after 0.1 s", [CloseListeners(A)])
 
 
 def test_a_stop_is_asked_for_then_forced_then_forced_again() -> None:
     p, actions = proc.stop(proc.ready(running(shutdown_grace_s=3.0), 1.0), 10.0, Leaving.STOP)
-    assert (p.phase, p.deadline_s, actions) == (Phase.STOPPING, 13.0, [Terminate(A)])
+    assert (p.phase, p.deadline_s, actions) == (Phase.STOPPING, 13.0, [Terminate(A, Incarnation(9))])
     assert proc.due(p, 12.9) == (p, [])
     p, actions = proc.due(p, 13.0)
-    assert actions == [Kill(A)]
-    assert proc.due(p, 13.0 + proc.KILL_AGAIN_S)[1] == [Kill(A)]
+    assert actions == [Kill(A, Incarnation(9))]
+    assert proc.due(p, 13.0 + proc.KILL_AGAIN_S)[1] == [Kill(A, Incarnation(9))]
 
 
 def test_a_stop_of_a_slot_without_process_is_done_at_once() -> None:
@@ -201,9 +201,9 @@ def test_what_an_agent_says_of_its_failure_is_the_reason_shown() -> None:
 def test_a_start_that_takes_too_long_is_aborted_then_killed_and_counts() -> None:
     p = replace(running(0.0, start_timeout_s=5.0), status_text="loading weights")
     p, actions = proc.due(p, 5.0)
-    assert (p.phase, p.leaving, actions) == (Phase.STOPPING, Leaving.START_TIMEOUT, [Abort(A)])
+    assert (p.phase, p.leaving, actions) == (Phase.STOPPING, Leaving.START_TIMEOUT, [Abort(A, Incarnation(9))])
     p, actions = proc.due(p, 5.0 + proc.ABORT_GRACE_S)
-    assert actions == [Kill(A)]
+    assert actions == [Kill(A, Incarnation(9))]
     p = crash(p, 8.0, -9)
     assert p.phase is Phase.WAITING
     assert p.last_exit == "start timeout (signal SIGKILL) after 8 s"
@@ -219,7 +219,7 @@ def test_a_starved_watchdog_aborts_and_a_fed_one_only_moves_the_deadline() -> No
     p, actions = proc.due(p, 31.0)
     assert (p.deadline_s, actions) == (50.0, [])
     p, actions = proc.due(p, 50.0)
-    assert (p.leaving, actions) == (Leaving.WATCHDOG, [Abort(A)])
+    assert (p.leaving, actions) == (Leaving.WATCHDOG, [Abort(A, Incarnation(9))])
     assert crash(p, 51.0, -6).last_exit == "watchdog (signal SIGABRT) after 51 s"
 
 
@@ -236,7 +236,7 @@ def test_no_watchdog_means_none() -> None:
 def test_a_process_that_leaves_by_itself_has_its_grace_and_then_counts_as_failed() -> None:
     p = proc.leaves(proc.ready(running(shutdown_grace_s=4.0), 1.0), 2.0)
     assert (p.phase, p.deadline_s) == (Phase.STOPPING, 6.0)
-    assert proc.due(p, 6.0)[1] == [Kill(A)]
+    assert proc.due(p, 6.0)[1] == [Kill(A, Incarnation(9))]
     assert crash(p, 3.0, 0).phase is Phase.WAITING
 
 

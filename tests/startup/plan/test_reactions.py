@@ -104,12 +104,17 @@ def test_a_restart_by_rule_is_counted_and_spends_the_restart_budget() -> None:
     p = ready()
     for n in (1, 2):
         p, actions = proc.restarted_by_rule(p, "why", float(n))
-        assert (p.phase, p.leaving, p.restarts, actions) == (Phase.STOPPING, Leaving.RESTART, n, [Terminate(A)])
+        assert (p.phase, p.leaving, p.restarts, actions) == (
+            Phase.STOPPING,
+            Leaving.RESTART,
+            n,
+            [Terminate(A, p.incarnation)],
+        )
         p = crash(p, n + 0.5, 0)
         assert p.phase is Phase.WAITING
         p = proc.ready(proc.forked(proc.unblocked(p, n)[0], 1, p.incarnation, n)[0], n)
     assert proc.restarted_by_rule(p, "why", 3.0) == (p, [])
-    assert proc.restarted_by_rule(p, "why", 302.5)[1] == [Terminate(A)], "later there is budget again"
+    assert proc.restarted_by_rule(p, "why", 302.5)[1] == [Terminate(A, p.incarnation)], "later there is budget again"
 
 
 def test_only_what_is_ready_is_restarted_by_a_rule() -> None:
@@ -120,7 +125,7 @@ def test_only_what_is_ready_is_restarted_by_a_rule() -> None:
 
 def test_a_quarantined_process_is_stopped_and_stays_so_with_its_reason() -> None:
     p, actions = proc.quarantined(ready(), "3 errors", 1.0)
-    assert (p.phase, p.is_quarantined, actions) == (Phase.STOPPING, True, [Terminate(A)])
+    assert (p.phase, p.is_quarantined, actions) == (Phase.STOPPING, True, [Terminate(A, p.incarnation)])
     p, actions = proc.exited(proc.gone(p, 2.0), 0, 2.0, Random(1))
     assert (p.phase, p.reason, p.deadline_s) == (Phase.FAILED, "quarantined: 3 errors", None)
     assert p.is_quarantined

@@ -240,7 +240,7 @@ def test_disabled_agents_and_broken_optional_ones_never_start() -> None:
     assert set(sim.phases().values()) == {"ready"}
 
 
-def test_a_changed_agent_is_stopped_then_started_and_unchanged_pids_stay() -> None:
+def test_a_changed_agent_gets_another_process_and_unchanged_pids_stay() -> None:
     sim = Simulation()
     sim.desire(revision(agent("A"), agent("B", "A"), agent("C")))
     sim.run(1.0)
@@ -328,8 +328,9 @@ def test_down_does_not_wait_for_an_unreachable_machines_dependants() -> None:
     sim.run(1.0)
     core = sim.machines["m"].core
     core.see_unreachable(frozenset({"n"}), sim.now_s)
+    life = sim.processes[aid("A")]
     core.desire(revision(*specs, number=2, down=True), sim.now_s)
-    assert [a for a in core.step(sim.now_s).actions if isinstance(a, Terminate)] == [Terminate(aid("A"))]
+    assert [a for a in core.step(sim.now_s).actions if isinstance(a, Terminate)] == [Terminate(aid("A"), life)]
 
 
 def test_a_node_that_leaves_stops_its_own_agents_and_nobody_elses() -> None:
@@ -380,7 +381,7 @@ def test_the_first_watchdog_message_of_a_program_asks_for_a_step_and_later_ones_
     assert not core.fed(aid("A"), life, now_s + 10)
     assert not core.fed(aid("A"), Incarnation(99), now_s + 10)
     assert core.step(now_s + 30).actions == []
-    assert core.step(now_s + 40).actions == [Abort(aid("A"))]
+    assert core.step(now_s + 40).actions == [Abort(aid("A"), life)]
 
 
 def test_a_start_that_went_well_leaves_no_timer_behind() -> None:
