@@ -58,6 +58,7 @@ class BlockingChannel:
         self.dial = dial
         self._limits = limits
         self._next_id = 1
+        self._sent_s = 0.0  #: when the last request left
         self._pack = values.Packer().pack
         self._sock = dealer.opened(limits, dial)
         self._ears = watched(self._sock, int(LOST | REFUSED | zmq.EVENT_CONNECTED))
@@ -160,6 +161,7 @@ class BlockingChannel:
             raise refusal
         id = self._next_id
         self._next_id += 1
+        self._sent_s = now_s()
         header = self._pack(codec.request_fields(id, method, deadline.left_ms(), meta, flags))
         self._send([header, body, *shared.frames_for(attachments, may_share=shared.may_share(self.peer.capabilities))])
         return id
@@ -255,11 +257,14 @@ class BlockingChannel:
             raise self._broken(Unreachable(f"{self.label}: nobody listens at {self.endpoint}"))
 
     def _give_up(self, *, sent: bool) -> None:
-        """The deadline passed: the peer is told to stop; without WELCOME the next call had better start afresh."""
+        """The deadline passed: the peer is told to stop. Without WELCOME the next call had better start afresh; and without a word
+        since the request: who stands still would leave it in libzmq's queue, and the next ones behind it."""
         if not sent:
             self.is_usable = False
-        else:
-            self._send_aside(ak.Cancel(self._next_id - 1))
+            return
+        self._send_aside(ak.Cancel(self._next_id - 1))
+        if self.heard_s < self._sent_s:
+            self.close()
 
     def _send_aside(self, message: ak.Message) -> None:
         """Something that nothing depends on: if the connection went, the monitor says so, and what that means for the call."""

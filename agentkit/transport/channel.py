@@ -364,6 +364,7 @@ class Channel:
         if call is None:
             return
         if waiting is None:
+            self._vigil.missed_s = now_s()
             self._send([codec.encode(ak.Cancel(id))])
         why = f"{self.label}.{call.method}: no answer in time"
         call.fail(DeadlineExceeded(why, retry_safe=waiting is not None or call.idempotent))

@@ -16,9 +16,9 @@ LOST_AFTER_S: Final = 10.0
 
 
 class Vigil:
-    """Kept only while calls are open: an idle channel wakes nobody. Belongs to the running loop."""
+    """Kept only while calls are open, or the last that ended had no answer: an idle channel wakes nobody. Belongs to the running loop."""
 
-    __slots__ = ("_ask", "_is_owed", "_loop", "_lose", "_since_s", "_timer", "has_met", "heard_s")
+    __slots__ = ("_ask", "_is_owed", "_loop", "_lose", "_since_s", "_timer", "has_met", "heard_s", "missed_s")
 
     def __init__(
         self,
@@ -31,6 +31,9 @@ class Vigil:
         """`is_owed`: whether the peer owes an answer. `ask` it for a sign of life. `lose` it, because of what is said."""
         self.heard_s = now_s()  #: when the peer last said anything; at first: when the channel was opened
         self._since_s = self.heard_s
+        #: when a deadline passed without an answer. A peer that stands still leaves what was sent to it in libzmq's queue, which has no
+        #: other bound: so it is asked on, and given up with all that it has not read, though nobody waits for it any more.
+        self.missed_s = 0.0
         self.has_met = False  #: it has said WELCOME; before, the handshake has limits of its own
         self._loop, self._is_owed, self._ask, self._lose = loop, is_owed, ask, lose
         self._timer: asyncio.TimerHandle | None = None
@@ -52,7 +55,7 @@ class Vigil:
 
     def _check(self) -> None:
         self._timer = None
-        if not self._is_owed():
+        if not self._is_owed() and self.missed_s <= self.heard_s:
             return
         silent_s = now_s() - max(self.heard_s, self._since_s)
         if self.has_met:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,12 +14,13 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from agentkit.client import Client
-from agentkit.errors import CallError
+from agentkit.client import BlockingClient, Client
+from agentkit.errors import CallError, DeadlineExceeded
 from agentkit.names import Incarnation
+from agentkit.transport import vigil
 from agentkit.wire import codec, values
 from agentkit.wire import envelope as ak
-from tests.agentkit.support import PATIENCE_S, ROOT, Nursery, in_time, nothing_left_at, raw
+from tests.agentkit.support import PATIENCE_S, ROOT, Nursery, eventually, in_time, nothing_left_at, raw
 
 pytestmark = pytest.mark.process
 
@@ -130,3 +134,40 @@ async def test_a_caller_that_never_reads_is_given_up_and_the_agent_keeps_its_mem
             assert most_mb < 256 + 86, "256 MiB of answers, what libzmq holds, and room"
         assert await good.call("Worker", "echo", {"x": 7}, timeout=PATIENCE_S) == 7
     assert "inbox.peer_too_slow" in nursery.log
+
+
+async def test_what_a_stopped_peer_has_not_read_is_not_kept_for_it(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vigil, "PING_AFTER_S", 0.1)
+    monkeypatch.setattr(vigil, "LOST_AFTER_S", 0.5)
+    pid, me = nursery.fork(1), psutil.Process()
+
+    def held_mb() -> float:
+        gc.collect()
+        return me.memory_info().rss / 2**20
+
+    async with Client(peers={"Worker": nursery.endpoint}) as client:
+        assert await client.call("Worker", "echo", {"x": 1}, timeout=PATIENCE_S) == 1
+        nursery.kill(pid, signal.SIGSTOP)
+        before_mb = held_mb()
+        calls = [client.call("Worker", "echo", {"x": os.urandom(1_000_000)}, timeout=0.3) for _ in range(100)]
+        assert {type(end) for end in await in_time(calls, 0.3)} == {DeadlineExceeded}
+        await eventually(lambda: held_mb() < before_mb + 40)
+        nursery.kill(pid, signal.SIGCONT)
+        assert await client.call("Worker", "echo", {"x": 2}, timeout=PATIENCE_S) == 2
+
+
+def test_what_a_stopped_peer_has_not_read_is_not_kept_by_threads_either(nursery: Nursery) -> None:
+    pid, me = nursery.fork(1), psutil.Process()
+    with BlockingClient(peers={"Worker": nursery.endpoint}) as client:
+        assert client.call("Worker", "echo", {"x": 1}, timeout=PATIENCE_S) == 1
+        nursery.kill(pid, signal.SIGSTOP)
+        before_mb = me.memory_info().rss / 2**20
+        for _ in range(20):
+            with pytest.raises(DeadlineExceeded):
+                client.call("Worker", "echo", {"x": os.urandom(5_000_000)}, timeout=0.05)
+        gc.collect()
+        assert me.memory_info().rss / 2**20 < before_mb + 40
+        nursery.kill(pid, signal.SIGCONT)
+        assert client.call("Worker", "echo", {"x": 2}, timeout=PATIENCE_S) == 2

@@ -352,6 +352,31 @@ async def test_a_silent_peer_is_pinged_and_then_counts_as_lost(monkeypatch: pyte
         assert (type(error), "silent" in error.message) == (PeerLost, True)
 
 
+async def test_a_peer_that_let_a_deadline_pass_is_asked_on_and_given_up_with_what_it_has_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vigil, "PING_AFTER_S", 0.05)
+    monkeypatch.setattr(vigil, "LOST_AFTER_S", 0.3)
+    async with a_script() as (script, channel):
+        future = ask(channel, within_s=0.02)
+        await script.welcome()
+        assert type(await outcome(future)) is DeadlineExceeded
+        assert channel.in_flight == 0
+        await eventually(lambda: channel.state is State.CLOSED)
+
+
+async def test_a_peer_that_answers_late_is_left_in_peace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vigil, "PING_AFTER_S", 0.05)
+    monkeypatch.setattr(vigil, "LOST_AFTER_S", 5.0)
+    async with a_script() as (script, channel):
+        future = ask(channel, within_s=0.02)
+        await script.welcome()
+        assert type(await outcome(future)) is DeadlineExceeded
+        script.send(ak.Reply(1, {}), b"\xc0")
+        await eventually(lambda: not channel._vigil.is_kept)
+        assert channel.state is State.OPEN
+
+
 async def test_an_idle_channel_pings_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vigil, "PING_AFTER_S", 0.02)
     async with a_script() as (script, channel):
