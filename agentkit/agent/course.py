@@ -64,6 +64,10 @@ class Terms(NamedTuple):
     policy: CallPolicy
 
 
+#: Methods of one name whose terms are kept; looking for them anew took 2 us of a call.
+MAX_TERMS: Final = 1_000
+
+
 class Route:
     """The instances of one name as the directory tells them now."""
 
@@ -91,7 +95,9 @@ class Route:
         traits = next((r.traits[method] for r in self.records if method in r.traits), None)
         said = self._policies.of_method(self.name, method)
         if timeout_s is None and traits is None and said is None:
-            return self._plain  # kept for no name that is called and not known: callers may make them up
+            if len(self._terms) < MAX_TERMS:  # callers may make names up
+                self._terms[method] = self._plain
+            return self._plain
         traits, usual = traits or {}, self._plain.policy
         # what is said here of this method, else what the method says of itself, else what is said here of its agent
         told = {"balance": traits.get("balance"), "key": str(traits.get("key") or ""), "timeout_s": timeout_s}

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Final
 
 from agentkit.errors import CallCancelled, CallError
-from agentkit.transport.batch import Part
 from agentkit.transport.outbox import Outbox
 from agentkit.transport.peer import Inbound
 from agentkit.transport.plain import PlainCallers
@@ -37,7 +36,7 @@ class Answers:
         body, attached = content = self._pack_to_share(value)
         if not attached and len(body) <= peer.limits.frame_bytes:  # as nearly all are
             if self.finish(inbound):
-                self._outbox.answer(peer, Part(codec.reply_fields(inbound.id), body))
+                self._outbox.answer(peer, (codec.reply_fields(inbound.id), body, ()))
             return
         refusal = attachments.too_large(f"the answer of {inbound.method}", content, peer.limits)
         if refusal is not None:
@@ -46,7 +45,7 @@ class Answers:
             frames_out = shared.frames_for(attached, may_share=peer.may_share and len(peer.kept) < MAX_KEPT)
             if any(map(shared.is_descriptor, frames_out)):
                 peer.kept[inbound.id] = attached  # until it says, by CANCEL, that it has the memory, too
-            self._outbox.answer(peer, Part(codec.reply_fields(inbound.id), body, frames_out))
+            self._outbox.answer(peer, (codec.reply_fields(inbound.id), body, frames_out))
 
     async def write(self, inbound: Inbound, value: object) -> None:
         """Send one value of a stream as soon as its caller has room for it; `values.Unsendable` when it does not travel.
@@ -59,10 +58,10 @@ class Answers:
             raise refusal
         await inbound.window.room()
         seq = inbound.window.spend(size_of(*content))
-        self._outbox.add(inbound.peer, Part(codec.chunk_fields(inbound.id, seq), *content))
+        self._outbox.add(inbound.peer, (codec.chunk_fields(inbound.id, seq), *content))
 
     def grant(self, inbound: Inbound, n: int) -> None:
-        self._outbox.add(inbound.peer, Part(codec.credit_fields(inbound.id, n)))
+        self._outbox.add(inbound.peer, (codec.credit_fields(inbound.id, n), None, ()))
 
     def refuse(self, inbound: Inbound, error: CallError) -> None:
         """Send `error` as the one answer."""
@@ -70,7 +69,7 @@ class Answers:
             self._plain.refuse(inbound, error)
             self._changed()
         elif self.finish(inbound):
-            self._outbox.answer(inbound.peer, Part(codec.error_fields(_told(inbound.id, error))))
+            self._outbox.answer(inbound.peer, (codec.error_fields(_told(inbound.id, error)), None, ()))
 
     def finish(self, inbound: Inbound) -> bool:
         """Whether this is the first answer, and somebody is there to read it."""

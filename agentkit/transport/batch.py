@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, TypeVar
 
 from agentkit.wire import codec
 from agentkit.wire.flat import Buffer
@@ -21,17 +21,16 @@ MAX_BATCHED_BODY: Final = 8 * 1024
 BATCH_FRAME_BYTES: Final = 1024 * 1024
 
 
-class Part(NamedTuple):
-    """One message on its way out: the fields of its header, its body if it has one, its attachments."""
+#: One message on its way out: the fields of its header, its body if it has one, its attachments. (A NamedTuple costs 0.3 us more for
+#: each message.)
+Part = tuple[tuple[object, ...], bytes | None, Sequence[Buffer]]
 
-    fields: tuple[object, ...]
-    body: bytes | None = None
-    attachments: Sequence[Buffer] = ()
 
-    def frames(self, pack: Callable[[object], bytes]) -> list[Buffer]:
-        """As a message of its own."""
-        header = pack(self.fields)
-        return [header] if self.body is None else [header, self.body, *self.attachments]
+def frames_of(part: Part, pack: Callable[[object], bytes]) -> list[Buffer]:
+    """`part` as a message of its own."""
+    fields, body, attachments = part
+    header = pack(fields)
+    return [header] if body is None else [header, body, *attachments]
 
 
 def messages(
@@ -47,14 +46,14 @@ def messages(
                 yield len(items) // 2, [pack(codec.batch_fields(items))]
                 items = []
             if is_large:
-                yield 1, part.frames(pack)
+                yield 1, frames_of(part, pack)
             else:
                 items += (fields, body)
         if items:
             yield len(items) // 2, [pack(codec.batch_fields(items))]
     else:
         for part in parts:
-            yield 1, part.frames(pack)
+            yield 1, frames_of(part, pack)
 
 
 class Batch(Generic[K]):

@@ -40,7 +40,7 @@ class Call:
         if self.streams is not None:
             flags = self.streams.flags
             self.streams.begin(limits.stream_bytes)
-        return Part(codec.request_fields(id, self.method, budget_ms, self.meta, flags), body, attached)  # type: ignore[arg-type]
+        return codec.request_fields(id, self.method, budget_ms, self.meta, flags), body, attached  # type: ignore[return-value]
 
     def fail(self, error: CallError) -> None:
         """It ends by `error`."""

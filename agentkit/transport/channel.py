@@ -208,7 +208,7 @@ class Channel:
 
     def _send_requests(self, _: None, parts: list[Part]) -> None:
         calls = self._calls
-        parts = [part for part in parts if part.fields[1] in calls]  # some may have ended since
+        parts = [part for part in parts if part[0][1] in calls]  # some may have ended since
         sent = 0
         for count, message in messages(parts, self._pack, may_batch=self._may_batch):
             if not self._send(message):
@@ -216,14 +216,14 @@ class Channel:
                 for part in parts[sent:]:
                     call = self._unsent(part)
                     if call is not None:
-                        id: int = part.fields[1]  # type: ignore[assignment]
+                        id: int = part[0][1]  # type: ignore[assignment]
                         self._fail(id, call, Draining(f"{self.label}: its connection went before the request was sent"))
                 return
             sent += count
 
     def _unsent(self, part: Part) -> Call | None:
         """The call that `part` was to begin, taken out; None for what continues one."""
-        return self._calls.pop(part.fields[1], None) if part.fields[0] == ak.Kind.REQUEST else None  # type: ignore[call-overload]
+        return self._calls.pop(part[0][1], None) if part[0][0] == ak.Kind.REQUEST else None  # type: ignore[call-overload]
 
     def _send_waiting(self) -> None:
         while self._waiting and self.state is State.OPEN and len(self._calls) < self._peer_limits.in_flight:
@@ -393,7 +393,7 @@ class Channel:
         for part in self._batch.take(None):  # it was to leave at the end of this turn: nobody has seen it
             call = self._unsent(part)
             if call is not None:
-                self._waiting[part.fields[1]] = (call, 0.0)  # type: ignore[index]
+                self._waiting[part[0][1]] = (call, 0.0)  # type: ignore[index]
         self._move_waiting(waiting or Draining(f"{self.label}: {error.message}"))
         calls = tuple(self._calls.values())
         self._calls.clear()

@@ -11,7 +11,7 @@ import zmq
 from agentkit.clock import now_s
 from agentkit.observe.log import get_logger
 from agentkit.transport import frames
-from agentkit.transport.batch import Batch, Part, messages
+from agentkit.transport.batch import Batch, Part, frames_of, messages
 from agentkit.transport.peer import Peer
 from agentkit.wire import codec, values
 from agentkit.wire import envelope as ak
@@ -53,7 +53,7 @@ class Outbox:
         if peer.in_flight or self._batch:
             self._batch.add(peer, part)
         else:  # nobody to share the way with: a caller that waits for this one answer gets it at once
-            self.send(peer, part.frames(self.pack))
+            self.send(peer, frames_of(part, self.pack))
 
     def add(self, peer: Peer, part: Part) -> None:
         """Send `part` at the end of this turn, in the order of `answer` and `add`."""

@@ -180,11 +180,11 @@ class CallStreams:
         """Send a value; after `room`."""
         assert self._window is not None
         seq = self._window.spend(size_of(body, attachments))
-        self._send(Part(codec.chunk_fields(self._id, seq), body, attachments))
+        self._send((codec.chunk_fields(self._id, seq), body, attachments))
 
     def finish(self) -> None:
         """All values were written."""
-        self._send(Part(codec.end_fields(self._id)))
+        self._send((codec.end_fields(self._id), None, ()))
 
     def granted(self, n: int) -> None:
         if self._window is not None:
@@ -205,4 +205,4 @@ class CallStreams:
             self._window.end(error or CallCancelled("the call was answered before its stream had ended"))
 
     def _grant(self, n: int) -> None:
-        self._send(Part(codec.credit_fields(self._id, n)))
+        self._send((codec.credit_fields(self._id, n), None, ()))

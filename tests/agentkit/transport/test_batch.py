@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentkit.clock import now_s
-from agentkit.transport.batch import MAX_BATCHED_BODY, Batch, Part, messages
+from agentkit.transport.batch import MAX_BATCHED_BODY, Batch, frames_of, messages
 from agentkit.transport.channel import Channel
 from agentkit.wire import codec, values
 from agentkit.wire import envelope as ak
@@ -36,32 +36,32 @@ bodies = st.one_of(
 @given(st.lists(st.tuples(bodies, st.booleans()), max_size=150), st.booleans())
 def test_whatever_is_sent_together_arrives_in_order_and_whole(sent: list[tuple[Any, bool]], may_batch: bool) -> None:
     parts = [
-        Part(codec.reply_fields(id), body, (b"raw",) if has_attachment and body is not None else ())
+        (codec.reply_fields(id), body, (b"raw",) if has_attachment and body is not None else ())
         for id, (body, has_attachment) in enumerate(sent)
     ]
     out = list(messages(parts, pack, may_batch=may_batch))
     assert sum(count for count, _ in out) == len(parts)
     came = [(message.id, content) for _, frames in out for message, content in parts_of(frames)]
-    assert came == [(n, [] if p.body is None else [p.body, *p.attachments]) for n, p in enumerate(parts)]
+    assert came == [(n, [] if body is None else [body, *rest]) for n, (_, body, rest) in enumerate(parts)]
     assert all(count == len(parts_of(frames)) <= codec.MAX_BATCHED for count, frames in out)
 
 
 def test_nothing_is_put_together_for_a_peer_that_does_not_know_batches() -> None:
-    parts = [Part(codec.reply_fields(id), b"\xc0") for id in range(3)]
-    assert [frames for _, frames in messages(parts, pack, may_batch=False)] == [p.frames(pack) for p in parts]
+    parts = [(codec.reply_fields(id), b"\xc0", ()) for id in range(3)]
+    assert [frames for _, frames in messages(parts, pack, may_batch=False)] == [frames_of(p, pack) for p in parts]
 
 
 async def test_what_is_added_in_one_turn_is_sent_at_its_end_in_order_for_each_receiver() -> None:
     sent: list[tuple[str, list[int]]] = []
-    batch: Batch[str] = Batch(lambda receiver, parts: sent.append((receiver, [p.fields[1] for p in parts])))  # type: ignore[misc]
+    batch: Batch[str] = Batch(lambda receiver, parts: sent.append((receiver, [p[0][1] for p in parts])))  # type: ignore[misc]
     for id, receiver in enumerate("abab"):
-        batch.add(receiver, Part(codec.reply_fields(id)))
+        batch.add(receiver, (codec.reply_fields(id), None, ()))
     assert not sent
     assert batch
     await asyncio.sleep(0)
     assert sent == [("a", [0, 2]), ("b", [1, 3])]
-    batch.add("a", Part(codec.reply_fields(9)))
-    assert [p.fields[1] for p in batch.take("a")] == [9]
+    batch.add("a", (codec.reply_fields(9), None, ()))
+    assert [p[0][1] for p in batch.take("a")] == [9]
     await asyncio.sleep(0)
     assert len(sent) == 2
 
