@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
@@ -89,11 +89,11 @@ class Client:
             self._events.close()
         await self._directory.close()
 
-    async def call(
+    def call(
         self, target: str, method: str, arguments: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
-    ) -> Any:
-        """Call `method` of the agent that `target` names; see agent.caller.Caller.call."""
-        return await self._calls.call(target, method, arguments, **options)
+    ) -> Coroutine[Any, Any, Any]:
+        """Call `method` of the agent that `target` names: `await client.call(...)`; see agent.caller.Caller.call."""
+        return self._calls.call(target, method, arguments, **options)
 
     def stream(
         self, target: str, method: str, arguments: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]

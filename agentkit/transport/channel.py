@@ -245,7 +245,11 @@ class Channel:
                 self._reader.enough()
                 items = iter(message.items)
                 for fields, body in zip(items, items, strict=True):
-                    self._on_message(codec.read(fields), () if body is None else (body,))
+                    message = codec.read(fields)
+                    if type(message) is ak.Reply:  # as nearly all are
+                        self._on_reply(message[0], () if body is None else (body,))
+                    else:
+                        self._on_message(message, () if body is None else (body,))
             else:
                 self._on_message(message, received[1:])
         except codec.BadFrame as exc:

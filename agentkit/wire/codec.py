@@ -16,6 +16,8 @@ from agentkit.wire.envelope import Kind, Limits, Message
 _pack: Final = msgpack.packb
 _unpack: Final = msgpack.unpackb
 _ID_LIMIT: Final = 2**63
+#: What a NamedTuple's own constructor comes to, which costs 0.3 us more: for the two kinds that every call has.
+_new: Final = tuple.__new__
 
 #: Messages in one BATCH, at most: a reader has other things to do between two of them.
 MAX_BATCHED: Final = 64
@@ -112,11 +114,11 @@ def _request(f: list[Any]) -> ak.Request:
         raise TypeError("want method: str, budget_ms: int, flags: int, meta: map")
     if not 0 <= budget_ms <= ak.MAX_BUDGET_MS:
         raise ValueError("budget_ms is out of range")
-    return ak.Request(id, method, budget_ms, flags, meta)
+    return _new(ak.Request, (id, method, budget_ms, flags, meta))
 
 
 def _reply(f: list[Any]) -> ak.Reply:
-    return ak.Reply(f[1], _is(f[2], dict, "meta"))
+    return _new(ak.Reply, (f[1], _is(f[2], dict, "meta")))
 
 
 def _error(f: list[Any]) -> ak.Error:
