@@ -1,7 +1,7 @@
 """What a directory is: it turns an agent's name into records of its running instances.
 
-Three backends answer the same questions: the node mesh (`mesh.py`), a fixed table (`static.py`), and Consul later. An agent
-asks by name, is told changes from then on, and keeps what it learnt: calls go on while the directory is away.
+Two backends answer the same questions: the node (`mesh.py`), which learns from other nodes and from Consul, and a fixed table
+(`static.py`). An agent asks by name, is told changes from then on, and keeps what it learnt: calls go on while the directory is away.
 """
 
 from __future__ import annotations

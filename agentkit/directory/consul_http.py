@@ -19,8 +19,10 @@ from agentkit.errors import AgentkitError
 
 T = TypeVar("T")
 
-#: One call, in seconds; what a blocking query waits on the server comes on top.
-LIMIT_S: Final = 5.0
+#: One call, in seconds; what a blocking query waits on the server comes on top. A Consul that takes 10 s still does its work.
+LIMIT_S: Final = 12.0
+#: Until there is a connection, in seconds.
+CONNECT_S: Final = 3.0
 #: Largest answer that is read: 1,000 entries are 2 MB.
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 #: A server adds up to a sixteenth of `wait` to it, so that not all queries end at once.
@@ -152,12 +154,11 @@ class Http:
     def _connected(self, limit_s: float) -> http.client.HTTPConnection:
         connection = self._connection
         if connection is None:
+            connect_s = min(CONNECT_S, self._limit_s)
             if self._tls is None:
-                connection = http.client.HTTPConnection(self._host, self._port, timeout=self._limit_s)
+                connection = http.client.HTTPConnection(self._host, self._port, timeout=connect_s)
             else:
-                connection = http.client.HTTPSConnection(
-                    self._host, self._port, timeout=self._limit_s, context=self._tls
-                )
+                connection = http.client.HTTPSConnection(self._host, self._port, timeout=connect_s, context=self._tls)
             connection.connect()
             # PUTs are two segments (headers, body): without it the second waits 40 ms for the first to be acknowledged
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

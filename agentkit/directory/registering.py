@@ -78,12 +78,14 @@ def steps(
     standing: Mapping[AgentId, Standing],
     *,
     taken: frozenset[str] = frozenset(),
+    spared: frozenset[AgentId] = frozenset(),
     feed: bool = False,
 ) -> list[Step]:
     """What is to be done, who leaves first: a call that goes nowhere is worse than one that comes a moment late.
 
-    `taken`: ids that are somebody else's, left alone. `feed`: all TTLs, in one pass; else only those whose status changed."""
-    leaving: list[Step] = [Deregister(id) for id in sorted(standing.keys() - wanted.keys())]
+    `taken`: ids that are somebody else's, left alone. `spared`: who is not deregistered, because nobody has said yet
+    whether it runs. `feed`: all TTLs, in one pass; else only those whose status changed."""
+    leaving: list[Step] = [Deregister(id) for id in sorted(standing.keys() - wanted.keys() - spared)]
     coming: list[Step] = []
     fed: list[Step] = []
     for id, want in sorted(wanted.items(), key=lambda pair: pair[0]):

@@ -1,12 +1,11 @@
 """Which agents there are, by what Consul says, and when not to believe that one is gone. Pure.
 
 An entry that is no longer passing is dropped at once, unless Consul is in doubt: it was away or slow a moment ago, its state was
-reset, or it does not show agents of our own that run and were registered. Who is kept in doubt goes when the doubt does."""
+reset, or it does not show agents of our own machine that run and were registered. Who is kept in doubt goes when the doubt does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
 from agentkit.directory.entries import Entry
@@ -34,11 +33,10 @@ class Sightings:
         """Consul was away, slow, or its state was reset."""
         self._troubled_s = now_s
 
-    def see(self, passing: Mapping[AgentId, Entry], own: AbstractSet[AgentId], now_s: float) -> Change:
-        """An answer. `own`: agents of ours that it ought to show. Older lives of who is known are not news."""
-        self.is_in_doubt = bool(own - passing.keys()) or (
-            self._troubled_s is not None and now_s - self._troubled_s < self._doubt_s
-        )
+    def see(self, passing: Mapping[AgentId, Entry], now_s: float, *, misses_ours: bool = False) -> Change:
+        """An answer, without our own agents. `misses_ours`: it does not show some that it ought to show. Older lives of who is
+        known are not news."""
+        self.is_in_doubt = misses_ours or (self._troubled_s is not None and now_s - self._troubled_s < self._doubt_s)
         seen = [
             entry
             for id, entry in passing.items()

@@ -44,6 +44,7 @@ from startup.node.operations import Operations
 from startup.node.options import NodeOptions
 from startup.node.orders import machine_of, node_endpoint
 from startup.node.paths import Lock
+from startup.node.registry import Registry
 from startup.node.remote_control import RemoteControl
 from startup.node.senses import Senses
 from startup.node.store import Incarnations, Remembered, Revisions
@@ -51,7 +52,7 @@ from startup.node.table import ClusterTable
 from startup.node.turns import Turns
 from startup.node.views import Views
 from startup.node.zygotes import ZygoteKeeper
-from startup.plan.phase import ALIVE
+from startup.plan.phase import ALIVE, Phase
 from startup.plan.process import Process
 from startup.plan.reconcile import Reconciler
 from startup.plan.revision import Revision
@@ -64,6 +65,8 @@ log = logs.get_logger("node")
 ROTATE_EVERY_S: Final = 15.0
 #: A node that is booted after `down` waits so long for an `up`, in seconds; then it ends as the old revision says.
 NEW_REVISION_WITHIN_S: Final = 30.0
+#: Rows of agents that the fleet does not have stay while these are their phases.
+_KEPT: Final = ALIVE | {Phase.HIBERNATED}
 #: How long the zygote may take to end, in seconds; after that it is left to itself.
 ZYGOTE_ENDS_WITHIN_S: Final = 3.0
 
@@ -109,6 +112,7 @@ class Node:
         self._random = random or Random()
         self._early_exits: list[Exit] | None = []
         self._rotate_timer: asyncio.TimerHandle | None = None
+        self._reached: frozenset[str] = frozenset()  # machines that Consul shows agents of
         self._remembering = Remembering()
         self._revisions = Revisions(places)
         self._remembered = Remembered(places)
@@ -133,6 +137,8 @@ class Node:
         self._errors = ErrorDesk(places, partial(self._mesh.ask_others, within_s=OTHERS_S))
         self._rules = ErrorRules(places, self.turns, self._errors)
         self._errors.on_stored = self._rules.stored
+        self._registry = Registry(places.machine, self._table, on_sighted=self._see_others)
+        self._hands.before_end = self._registry.leaving
         feeds = Feeds(self._table)
         self._table.listen(self._tell_others)
         operations = Operations(
@@ -145,7 +151,11 @@ class Node:
             self._revisions,
             self._mesh,
             self._views,
-            more={"events": self._events.ensure, **self._errors.operations},
+            more={
+                "events": self._events.ensure,
+                "registry": lambda _: self._registry.facts(),
+                **self._errors.operations,
+            },
         )
         self._server = ControlServer(places.control, operations.handle)
         self._mesh.control = RemoteControl(operations.handle)
@@ -209,6 +219,7 @@ class Node:
         """The end on purpose: others are told, the zygote ends, nothing is left but the state directory."""
         zygote = self._zygote.pid
         self.turns.close()
+        await self._registry.close(deregister=True)
         await self._mesh.bye()
         self._remember_all()
         self._remembered.close()
@@ -256,8 +267,17 @@ class Node:
         self.turns.soon()
 
     def on_peers(self) -> None:
-        self._core.see_unreachable(self._mesh.unreachable(), self.turns.now_s())
         self._table.silence(self._mesh.silent())
+        self._see_others()
+
+    def _see_others(self) -> None:
+        """Who answers is another now, or Consul has news of agents whose node does not."""
+        reached, now_s = self._registry.reached, self.turns.now_s()
+        if reached or self._reached:
+            self._core.see_rows([row for row in self._table.rows() if row.id.machine in reached | self._reached], now_s)
+            self._reached = reached
+        self._core.see_unreachable(self._mesh.unreachable() - reached, now_s)
+        self._forget_removed()
         self.turns.soon()
 
     def on_revision(self, machine: str, number: int, digest: str) -> None:
@@ -283,6 +303,7 @@ class Node:
         own = [row for row in rows if row.id.machine == self.options.places.machine]
         if own:
             self._mesh.publish(own)
+            self._registry.tell(own)
 
     # -- parts
 
@@ -292,6 +313,7 @@ class Node:
         self._rules.revised(revision)
         self._core.desire(revision, self.turns.now_s())
         self._mesh.pace(revision.fleet.mesh.suspect_s, revision.fleet.mesh.unreachable_s)
+        self._registry.revised(revision.fleet)
         self._mesh.expect({machine.name: node_endpoint(machine) for machine in revision.fleet.machines})
         self._forget_removed()
         self.turns.soon()
@@ -311,7 +333,7 @@ class Node:
     def _forget_removed(self) -> None:
         """Rows of other machines' agents that the fleet no longer has, once nothing of them runs."""
         specs = self._core.desired.specs
-        self._table.forget([row.id for row in self._table.rows() if row.id not in specs and row.phase not in ALIVE])
+        self._table.forget([row.id for row in self._table.rows() if row.id not in specs and row.phase not in _KEPT])
 
     def _place(self, revision: Revision | None) -> Place:
         places = self.options.places

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -44,6 +44,7 @@ from startup.plan.actions import (
     Release,
     Terminate,
 )
+from startup.plan.phase import Phase
 from startup.spec.fleet import AgentSpec, Fleet
 
 log = get_logger("node.hands")
@@ -81,6 +82,8 @@ class Hands:
         self.sockets = AgentSockets()
         self.lending = Lending()
         self.on_lent: Callable[[Running], None] = lambda _: None  #: a process that nobody tells the end of
+        #: What has to be done before an agent is told to go: it leaves the registry, then it drains. None: nothing has
+        self.before_end: Callable[[AgentId], Awaitable[None] | None] = lambda _: None
         self.on_known: Callable[[Running], None] = lambda _: None  #: from now on it is known whose pid this is
         self._turns = turns
         self._core = turns.core
@@ -251,11 +254,25 @@ class Hands:
             return  # it is gone already, and being swept
         match action:
             case Terminate(succeeded=succeeded):
-                self._endgame.terminate(running.pid, running.pidfd, SUCCEEDED if succeeded else signal.SIGTERM)
+                number = SUCCEEDED if succeeded else signal.SIGTERM
+                if self._is_over(running) and (waiting := self.before_end(running.id)):
+                    self._spawn(self._terminate_after(waiting, running), f"terminate {running.id}")
+                else:
+                    self._endgame.terminate(running.pid, running.pidfd, number)
             case Abort():
                 self._endgame.abort(running.pid, running.pidfd)
             case Kill():
                 self._endgame.kill(running.pid, running.pidfd)
+
+    def _is_over(self, running: Running) -> bool:
+        """Whether its slot stops with it: neither serves another beside it, nor waits a successor."""
+        p = self._core.processes.get(running.id)
+        return p is not None and p.incarnation == running.incarnation and p.phase is Phase.STOPPING
+
+    async def _terminate_after(self, waiting: Awaitable[None], running: Running) -> None:
+        await waiting
+        if self.running.get(running.incarnation) is running:
+            self._endgame.terminate(running.pid, running.pidfd)
 
     async def _clear(self, running: Running, code: int | None) -> None:
         left = await self._endgame.sweep(running.pid, int(running.incarnation))

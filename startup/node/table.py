@@ -4,12 +4,13 @@ Own rows come from the reconciler, the others' from the mesh. A machine's node i
 come twice, late, or in another order over another connection: a row gives way only to one of a later life of that node, or of the same
 life and a higher version. So all copies that have heard the same agree, whatever the way it took.
 
-The rows of a machine that does not answer are shown as `unreachable`; what it said last is kept, and shown again as soon as it answers."""
+The rows of a machine that does not answer are shown as `unreachable`; what it said last is kept, and shown again as soon as it answers.
+With `registry: consul`, what passes there is shown of them instead."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final, TypeAlias
 
@@ -32,6 +33,7 @@ class ClusterTable:
         self._upto: dict[str, tuple[int, int]] = {}  #: machine -> generation and version of what was told last
         self._by_name: dict[str, set[AgentId]] = {}
         self._silent: frozenset[str] = frozenset()
+        self._sighted: dict[AgentId, AgentRow] = {}  #: as Consul says
         self._digests: dict[str, str] = {}
         self._listeners: list[Listener] = []
 
@@ -106,6 +108,24 @@ class ClusterTable:
         if again:
             self._store(again)
 
+    def sight(self, rows: Mapping[AgentId, AgentRow]) -> None:
+        """What Consul shows of other machines' agents (all of it): shown where their own node does not answer, or is not known."""
+        before, self._sighted = self._sighted, dict(rows)
+        shown = []
+        for id in sorted(before.keys() | rows.keys()):
+            row = self._rows.get(id) or rows.get(id)
+            gone = (
+                replace(before[id], phase=Phase.UNREACHABLE, reason="no longer passing in Consul")
+                if id in before
+                else None
+            )
+            seen = self._show(row) if row is not None else gone
+            if seen is not None and seen != self._shown.get(id):
+                shown.append(seen)
+                self._shown[id] = seen
+                self._by_name.setdefault(id.name, set()).add(id)
+        self._tell(shown)
+
     def forget(self, ids: Iterable[AgentId]) -> None:
         """Rows that the fleet no longer has; their last change has been told."""
         for id in ids:
@@ -125,19 +145,27 @@ class ClusterTable:
             self._shown[row.id] = seen
             self._by_name.setdefault(row.id.name, set()).add(row.id)
             self._digests.pop(row.id.machine, None)
-        if changed:
+        self._tell(shown)
+
+    def _tell(self, shown: list[AgentRow]) -> None:
+        if shown:
             for listener in tuple(self._listeners):
                 listener(shown)
 
     def _show(self, row: AgentRow) -> AgentRow:
-        if row.id.machine not in self._silent or row.phase in _NOTHING_THERE:
+        if row.id.machine not in self._silent:
+            return row
+        sighted = self._sighted.get(row.id)
+        if sighted is not None and sighted.incarnation >= row.incarnation:
+            return sighted
+        if row.phase in _NOTHING_THERE:
             return row
         reason = f"its machine {row.id.machine} does not answer"
         return replace(row, phase=Phase.UNREACHABLE, reason=reason, waiting_for=(), because="")
 
     def _drop(self, id: AgentId) -> None:
-        if self._rows.pop(id, None) is not None:
-            del self._shown[id]
+        self._rows.pop(id, None)
+        if self._shown.pop(id, None) is not None:
             self._generations.pop(id, None)
             self._digests.pop(id.machine, None)
             same_name = self._by_name[id.name]

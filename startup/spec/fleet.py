@@ -220,6 +220,20 @@ class External:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConsulAccess:
+    """How each machine's node reaches Consul. Paths and variables are the machine's own."""
+
+    address: str = "127.0.0.1:8500"
+    token: SecretRef | None = None
+    datacenter: str | None = None
+    tls: bool = False
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    ready_check_s: float = 0.0  #: 0: none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
     """A whole cluster, resolved. `agents` is in file order; plan/ sorts."""
 
@@ -230,6 +244,7 @@ class Fleet:
     agents: tuple[AgentSpec, ...]
     externals: tuple[External, ...] = ()
     registry: Literal["mesh", "consul"] = "mesh"
+    consul: ConsulAccess | None = None  #: set exactly when `registry` is consul
     security: Literal["loopback", "none", "curve"] = "loopback"
     preload: tuple[str, ...] = ()
     mesh: MeshSpec = field(default_factory=MeshSpec)

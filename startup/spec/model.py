@@ -366,6 +366,35 @@ class KeysModel(Model):
     local: Literal["curve"] | None = Field(None, description="curve: loopback connections are encrypted too.")
 
 
+class ConsulTlsModel(Model):
+    ca: str | None = Field(None, description="File of the authorities to trust; default: the system's.")
+    cert: str | None = Field(None, description="File of the certificate to show.")
+    key: str | None = Field(None, description="File of its private key.")
+
+    @model_validator(mode="after")
+    def _cert_and_key(self) -> ConsulTlsModel:
+        if (self.cert is None) != (self.key is None):
+            raise refuse("`cert` and `key` together, or neither")
+        return self
+
+
+def _consul_address(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535 and "/" not in host):
+        raise refuse("host:port", "write address: 'HOST:PORT'; for https add `tls: {}`")
+    return value
+
+
+class ConsulModel(Model):
+    address: Annotated[str, AfterValidator(_consul_address)] = Field(
+        "127.0.0.1:8500", description="host:port of the Consul agent of each machine."
+    )
+    token: SecretModel | None = Field(None, description="ACL token: {file: PATH} or {env: NAME}, read on each machine.")
+    datacenter: str | None = Field(None, max_length=64, description="Left out: the Consul agent's own.")
+    tls: ConsulTlsModel | None = Field(None, description="https; {}: with the system's authorities.")
+    ready_check: Duration = Field(0.0, description="Consul itself also asks each agent's /ready so often; 0: never.")
+
+
 class FileModel(Model):
     """A fleet: its machines, its agents, and how they are run."""
 
@@ -379,6 +408,7 @@ class FileModel(Model):
     registry: Literal["mesh", "consul"] = Field(
         "mesh", description="Where agents are looked up: the nodes themselves, or Consul."
     )
+    consul: ConsulModel | None = Field(None, description="How Consul is reached, with `registry: consul`.")
     security: Literal["none"] | KeysModel | None = Field(
         None,
         union_mode="left_to_right",

@@ -17,6 +17,7 @@ from startup.spec.edges import Names
 from startup.spec.fleet import (
     AgentSpec,
     AgentTarget,
+    ConsulAccess,
     ErrorRule,
     External,
     Fleet,
@@ -33,7 +34,7 @@ from startup.spec.fleet import (
 )
 from startup.spec.hosts import LOOPBACK
 from startup.spec.members import Member, order_of, project_root_of
-from startup.spec.model import FileModel, OnErrorModel, ReadyModel, rules_of
+from startup.spec.model import ConsulModel, FileModel, OnErrorModel, ReadyModel, rules_of
 from startup.spec.parse import Parsed
 from startup.spec.policies import policy_of
 from startup.spec.ports import Claim, PortPair
@@ -109,6 +110,7 @@ def resolved(
         agents=agents,
         externals=tuple(External(name=name, tcp=probe.tcp, http=probe.http) for name, probe in file.external.items()),
         registry=file.registry,
+        consul=_consul(file),
         security="loopback" if file.security is None else "none" if file.security == "none" else "curve",
         preload=tuple(file.preload),
         mesh=MeshSpec(suspect_s=file.mesh.suspect, unreachable_s=file.mesh.unreachable),
@@ -247,6 +249,23 @@ def _ready(member: Member, is_agent: bool, ports: PortPair, offset: int) -> Read
 
 def _error_rule(rule: OnErrorModel) -> ErrorRule:
     return ErrorRule(do=rule.do, severity=rule.severity, after=rule.after, within_s=rule.within, url=rule.url)
+
+
+def _consul(file: FileModel) -> ConsulAccess | None:
+    if file.registry != "consul":
+        return None
+    consul = file.consul or ConsulModel()
+    tls, token = consul.tls, consul.token
+    return ConsulAccess(
+        address=consul.address,
+        token=SecretRef(file=token.file, env=token.env) if token else None,
+        datacenter=consul.datacenter,
+        tls=tls is not None,
+        ca=tls.ca if tls else None,
+        cert=tls.cert if tls else None,
+        key=tls.key if tls else None,
+        ready_check_s=consul.ready_check,
+    )
 
 
 def _machine(name: str, file: FileModel, hosts: Mapping[str, str], offset: int, parsed: Parsed) -> MachineSpec:

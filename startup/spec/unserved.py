@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from startup.spec.fleet import AgentSpec, HibernatePolicy
 from startup.spec.problem import Problem
@@ -12,15 +13,19 @@ from startup.spec.resolve import Resolved
 def unserved(resolved: Resolved) -> Iterator[Problem]:
     """One Problem per setting, however many agents have it."""
     fleet = resolved.fleet
-    if fleet.registry != "mesh":
+    if fleet.registry == "consul" and find_spec("consul") is None:
         yield Problem(
-            check="unserved",
+            check="registry",
             place=str(resolved.settings.place_of("registry")),
             at="registry",
-            found=f"{fleet.registry}, which this version does not have",
-            want="mesh",
-            fix="leave the key out: the nodes keep the directory",
+            found="consul, but its client is not installed here",
+            want="the package python-consul on every machine",
+            fix="pip install 'agentkit[consul]', or leave the key out: the nodes keep the directory",
         )
+    if fleet.registry != "consul" and resolved.file.consul is not None:
+        place = str(resolved.settings.place_of("consul"))
+        found = "how Consul is reached, but `registry` is not consul: it is not asked"
+        yield Problem(severity="warning", check="registry", place=place, at="consul", found=found)
     if fleet.security == "curve":
         found = "keys, which this version does not use yet: nothing is encrypted"
         place = str(resolved.settings.place_of("security"))

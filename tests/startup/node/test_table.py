@@ -194,3 +194,39 @@ def test_a_name_that_nobody_has_yet_is_followed_until_somebody_has_it() -> None:
     assert ear.take() == [{"records": []}]
     table.update([replace(row("Later"), phase=Phase.WAITING)])
     assert [event["records"][0]["phase"] for event in ear.take()] == ["waiting"]
+
+
+def test_consuls_word_is_shown_where_the_agents_own_node_is_not_heard() -> None:
+    table, told = ClusterTable(), []
+    table.merge(**said(row("n/A", phase=Phase.READY, pid=7), row("n/B", phase=Phase.STOPPED)))
+    table.listen(told.append)
+    sighted = row("n/A", 0, phase=Phase.READY, reason="consul")
+    table.sight({aid("n/A"): sighted})
+    assert not told  # its node speaks for itself
+    table.silence(frozenset({"n"}))
+    assert [found.reason for found in table.of_name("A")] == ["consul"]
+    table.sight({})
+    assert [found.phase for found in table.of_name("A")] == [Phase.UNREACHABLE]
+    table.silence(frozenset())
+    assert [found.pid for found in table.of_name("A")] == [7]
+
+
+def test_consuls_word_of_an_older_life_is_not_shown() -> None:
+    table = ClusterTable()
+    table.merge(**said(row("n/A", phase=Phase.READY, incarnation=2)))
+    table.silence(frozenset({"n"}))
+    table.sight({aid("n/A"): row("n/A", 0, phase=Phase.READY, incarnation=1)})
+    assert [found.phase for found in table.of_name("A")] == [Phase.UNREACHABLE]
+
+
+def test_an_agent_that_only_consul_knows_comes_and_goes_and_can_be_forgotten() -> None:
+    table, told = ClusterTable(), []
+    table.listen(told.append)
+    table.sight({aid("x/A"): row("x/A", 0, phase=Phase.READY)})
+    table.sight({aid("x/A"): row("x/A", 0, phase=Phase.READY)})
+    table.sight({})
+    assert [[found.phase for found in rows] for rows in told] == [[Phase.READY], [Phase.UNREACHABLE]]
+    assert not table.of_machine("x")
+    table.forget([aid("x/A")])
+    assert not table.rows()
+    assert not table.of_name("A")

@@ -11,7 +11,7 @@ from tests.startup.spec.projects import agents, loaded, of, one
 
 @pytest.mark.parametrize(
     ("settings", "at", "severity"),
-    [("registry: consul\n", "registry", "error"), ("security: {keys: /keys}\n", "security", "warning")],
+    [("security: {keys: /keys}\n", "security", "warning")],
 )
 def test_a_setting_of_the_fleet_that_has_no_effect_is_named(
     tmp_path: Path, settings: str, at: str, severity: str
