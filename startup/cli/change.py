@@ -5,20 +5,23 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from agentkit.errors import ConfigError
 from agentkit.names import AgentId
+from startup.cli import exits
 from startup.cli.cluster import Cluster
-from startup.cli.common import as_typed, duration_s, has_colour, say, say_json, width_of
+from startup.cli.common import as_typed, duration_s, has_colour, note, say, say_json, width_of
 from startup.cli.follow import Aim, Outcome, follow, log_tails
-from startup.errors import MachineTrouble
 from startup.plan.revision import Revision
 from startup.spec.fleet import Fleet
 from startup.view import document
 from startup.view.summary import summary_lines
+
+#: What it means for a machine that it was not told.
+RUN_ON = "its agents go on as they were; run the command again when it is reachable, or there"
 
 
 def add_agents(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +82,19 @@ def set_stopped(cluster: Cluster, revision: Revision, stopped: Collection[AgentI
     return cluster.propose(replace(revision, stopped=frozenset(stopped)))
 
 
+def machines_of(fleet: Fleet) -> list[str]:
+    """Their names."""
+    return [str(machine.name) for machine in fleet.machines]
+
+
+def left_out(cluster: Cluster, machines: Collection[str], what: str) -> list[dict[str, str]]:
+    """Those of `machines` that were not told, for --json, after saying so; `what` follows from it."""
+    missing = cluster.unreached(machines)
+    for machine, why in missing.items():
+        note(f"agentkit: {machine} was not reached ({why}): {what}")
+    return [{"machine": machine, "reason": why} for machine, why in missing.items()]
+
+
 def wait_until_up(
     arguments: argparse.Namespace,
     cluster: Cluster,
@@ -86,14 +102,19 @@ def wait_until_up(
     ids: Sequence[AgentId],
     *,
     began: tuple[float, float],
+    unreached: Sequence[Mapping[str, str]] = (),
     **aim: Any,
 ) -> int:
-    """Follow `ids` until they are up, and tell. `began`: when the command did, (monotonic, epoch). Returns the exit code."""
+    """Follow `ids` until they are up, and tell. `began`: when the command did, (monotonic, epoch). Returns the exit code.
+
+    `unreached`: machines (left_out) whose agents are not waited for."""
+    missing = {it["machine"] for it in unreached}
+    wanted = [id for id in ids if id.machine not in missing]
     optional = frozenset(spec.id for spec in revision.fleet.agents if not spec.required) - set(ids)
-    goal = Aim(cluster=cluster.name, wanted=list(ids), optional=optional, number=revision.number, **aim)
+    goal = Aim(cluster=cluster.name, wanted=wanted, optional=optional, number=revision.number, **aim)
     with cluster.watch() as watch:
         outcome = follow(watch, goal, began_s=began[0], timeout_s=arguments.timeout)
-    return report(arguments, cluster, goal, outcome, began=began)
+    return report(arguments, cluster, goal, outcome, began=began, unreached=unreached)
 
 
 def report(
@@ -103,15 +124,14 @@ def report(
     outcome: Outcome,
     *,
     began: tuple[float, float],
-    troubles: Iterable[MachineTrouble] = (),
+    unreached: Sequence[Mapping[str, str]] = (),
 ) -> int:
-    """What came of it, as text or JSON; the exit code. `troubles`: machines whose nodes were not reached, already told as text."""
+    """What came of it, as text or JSON; the exit code. `unreached`: machines that were not, already told as text."""
     elapsed_s = time.monotonic() - began[0]
     tails = log_tails(cluster, outcome.rows, aim.wanted)
     facts: dict[str, Any] = {"began_s": began[1], "elapsed_s": elapsed_s, "log_tails": tails}
     if arguments.json:
-        unreached = [trouble.to_wire() for trouble in troubles]
-        say_json({**document.up(aim.cluster, outcome.rows, aim.wanted, **facts), "unreached": unreached})
+        say_json({**document.up(aim.cluster, outcome.rows, aim.wanted, **facts), "unreached": list(unreached)})
     else:
         look: dict[str, Any] = {
             "width": width_of(sys.stdout),
@@ -121,4 +141,4 @@ def report(
         say(summary_lines(outcome.rows, aim.wanted, outcome.verdict, **facts, **look))
     if outcome.message:
         sys.stderr.write(f"agentkit: {outcome.message}\n")
-    return outcome.exit_code
+    return outcome.exit_code or (exits.FAILED if unreached else exits.DONE)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from agentkit.directory.locate import find_node, node_files, run_root
+from agentkit.directory.locate import default_cluster, find_node, node_files, run_root, running_nodes
 from agentkit.errors import NoNode
 from agentkit.names import AgentId
 from startup.cli.common import author
@@ -38,11 +40,49 @@ class Cluster:
         self.connections = dict(sorted(connections.items()))
         self.here = frozenset(here)  #: machines whose nodes, and files, are on this host
         self.missing: dict[str, str] = {}  #: machines whose nodes were not reached, or were lost on the way, and why
+        self._stack = ExitStack()  #: what goes with the conversations
 
     @classmethod
     def find(cls, name: str | None) -> Self:
-        """Of the cluster `name`, else of the one that is meant (agentkit.directory.locate.find_node). NoNode when none answers."""
-        return cls.of(find_node(name).cluster)
+        """Of the cluster `name`, else of the one that is meant (agentkit.directory.locate.find_node): the nodes of this host, which
+        answer for all; where there are none, those of other machines. NoNode when none answers."""
+        try:
+            return cls.of(find_node(name).cluster)
+        except NoNode:
+            if (meant := name or default_cluster(Path.cwd())) is None or running_nodes(meant):
+                raise
+            try:
+                return cls.reach(meant)
+            except NoNode:
+                pass
+            raise
+
+    @classmethod
+    def reach(cls, name: str | None) -> Self:
+        """The same with the nodes of all machines: what changes something has to be told to each. Those that are not reached are
+        `missing`, and have been told on stderr. NoNode when none is."""
+        from startup.cli.elsewhere import Elsewhere, elsewhere, known_machines
+
+        with ExitStack() as stack:
+            try:
+                name = find_node(name).cluster
+            except NoNode:
+                name = name or default_cluster(Path.cwd())
+                if name is None or not (far := elsewhere(known_machines(name))):
+                    raise
+            else:
+                far = elsewhere(known_machines(name))
+            others = Elsewhere(stack, name, far)
+            others.begin_find()
+            found = others.finish()
+            cluster = cls.of(name, doors=found.doors)
+            cluster.missing |= {machine: str(trouble) for machine, trouble in found.troubles.items()}
+            for machine in far:
+                if machine.name not in cluster.connections:
+                    cluster.missing.setdefault(str(machine.name), "no node runs there")
+            cluster._stack = stack.pop_all()
+            return cluster
+        raise AssertionError("unreachable")  # ExitStack swallows nothing
 
     @classmethod
     def of(
@@ -179,6 +219,7 @@ class Cluster:
     def close(self) -> None:
         for connection in self.connections.values():
             connection.close()
+        self._stack.close()
 
     def __enter__(self) -> Self:
         return self

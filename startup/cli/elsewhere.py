@@ -1,20 +1,27 @@
-"""The machines of a fleet that are not this host, as commands reach their nodes: over SSH where the file says how."""
+"""The machines of a fleet that are not this host, as commands reach their nodes: with an operator's key, else over SSH where the
+file says how. `up` takes SSH first, which can also start a node."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack, suppress
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentkit.directory.locate import cluster_of, default_file
+from agentkit.errors import NoNode
 from startup.cli.common import note
 from startup.errors import MachineTrouble
 
 if TYPE_CHECKING:
+    from startup.control import Door
     from startup.machines.remote import Found, Project, Remote
     from startup.spec.fleet import Fleet, MachineSpec
+
+#: How long a node that has ended is asked whether it is still there, in seconds.
+_STILL_THERE_S: Final = 2.0
 
 
 def elsewhere(machines: Iterable[MachineSpec]) -> list[MachineSpec]:
@@ -26,32 +33,49 @@ def elsewhere(machines: Iterable[MachineSpec]) -> list[MachineSpec]:
 
 def known_machines(cluster: str) -> list[MachineSpec]:
     """The machines of the newest revision that is kept on this host, whether or not anything runs; else those of the default file."""
+    from startup.spec.fleet import MachineSpec, SshAccess
+
+    if (kept := _kept(cluster)) is None:
+        fleet = _of_default_file(cluster)
+        return list(fleet.machines) if fleet else []
+    # not through pydantic, which takes 50 ms for a whole revision
+    return [
+        MachineSpec(**{**machine, "ssh": SshAccess(**ssh) if (ssh := machine["ssh"]) else None})
+        for machine in kept["machines"]
+    ]
+
+
+def _known_keys(cluster: str) -> str:
+    """`security.keys` of the same fleet."""
+    kept = _kept(cluster)
+    return str(kept.get("keys") or "") if kept is not None else _keys_of(_of_default_file(cluster))
+
+
+def _keys_of(fleet: Fleet | None) -> str:
+    return str(getattr(fleet, "keys", ""))
+
+
+@cache
+def _kept(cluster: str) -> dict[str, Any] | None:
     import msgpack
 
     from startup.node.paths import state_root
-    from startup.spec.fleet import MachineSpec, SshAccess
 
     kept: list[dict[str, Any]] = []
     for path in (state_root() / cluster).glob("*/revision.msgpack"):
         with suppress(OSError, ValueError, KeyError):
             kept.append(msgpack.unpackb(path.read_bytes(), strict_map_key=False))
-    if not kept:
-        return _of_default_file(cluster)
-    # not through pydantic, which takes 50 ms for a whole revision
-    machines = max(kept, key=lambda revision: int(revision["number"]))["fleet"]["machines"]
-    return [
-        MachineSpec(**{**machine, "ssh": SshAccess(**ssh) if (ssh := machine["ssh"]) else None}) for machine in machines
-    ]
+    return max(kept, key=lambda revision: int(revision["number"]))["fleet"] if kept else None
 
 
-def _of_default_file(cluster: str) -> list[MachineSpec]:
+@cache
+def _of_default_file(cluster: str) -> Fleet | None:
     """For an operator whose own host has no node."""
     if (file := default_file(Path())) is None or cluster_of(file) != cluster:
-        return []
+        return None
     from startup.spec.load import load
 
-    fleet = load(file, environ=os.environ, inspect=False).fleet
-    return list(fleet.machines) if fleet else []
+    return load(file, environ=os.environ, inspect=False).fleet
 
 
 class Elsewhere:
@@ -59,39 +83,64 @@ class Elsewhere:
 
     def __init__(self, stack: ExitStack, cluster: str, machines: Collection[MachineSpec]) -> None:
         """Everything ends with `stack`."""
+        self._stack = stack
         self._cluster = cluster
-        self._reached = [machine for machine in machines if machine.ssh is not None]
-        self._unreached = [machine for machine in machines if machine.ssh is None]
+        self._machines = {str(machine.name): machine for machine in machines}
         self._remote: Remote | None = None
-        if self._reached:
-            from startup.machines.remote import Remote
-
-            self._remote = stack.enter_context(Remote(note))
+        self._doors: dict[str, Door] = {}  #: by key
+        self._whys: dict[str, str] = {}  #: there is none by key
 
     def begin_up(self, fleet: Fleet, *, is_pushed: bool) -> None:
-        """Bring up their nodes."""
-        if self._remote is not None:
-            self._remote.up(fleet, self._reached, lambda: project_of(fleet, is_pushed=is_pushed))
+        """Bring up their nodes; those without SSH have to run already."""
+        if machines := self._with_ssh():
+            self._over_ssh().up(fleet, machines, lambda: project_of(fleet, is_pushed=is_pushed))
+        self._by_key([it for it in self._machines.values() if it.ssh is None], _keys_of(fleet))
 
     def begin_find(self) -> None:
         """Look for their nodes."""
-        if self._remote is not None:
-            self._remote.find(self._cluster, self._reached)
+        self._by_key(list(self._machines.values()), _known_keys(self._cluster))
+        if machines := self._with_ssh():
+            self._over_ssh().find(self._cluster, machines)
 
-    def finish(self) -> Found:
-        """What came of it, troubles told."""
+    def finish(self, tell: Callable[[str], None] = note) -> Found:
+        """What came of it; troubles are told."""
         from startup.machines.remote import Found
 
         found = self._remote.finish() if self._remote is not None else Found()
-        for machine in self._unreached:
-            found.troubles[str(machine.name)] = _no_way(self._cluster, machine)
+        found.doors |= self._doors
+        for name, machine in self._machines.items():
+            if machine.ssh is None and name not in found.doors:
+                found.troubles[name] = _no_way(self._cluster, machine, self._whys.get(name, ""))
         for _, trouble in sorted(found.troubles.items()):
-            note(f"agentkit: {trouble}")
+            tell(f"agentkit: {trouble}")
         return found
 
     def clean(self) -> dict[str, list[int]]:
         """End what is left of those that were found, by machine; after their nodes were told to stop."""
-        return self._remote.clean(self._cluster) if self._remote is not None else {}
+        ended = self._remote.clean(self._cluster) if self._remote is not None else {}
+        for name, door in self._doors.items():
+            try:
+                door.open(timeout_s=_STILL_THERE_S).close()
+            except NoNode:
+                ended[name] = []
+        return ended
+
+    def _with_ssh(self) -> list[MachineSpec]:
+        return [it for name, it in self._machines.items() if it.ssh is not None and name not in self._doors]
+
+    def _over_ssh(self) -> Remote:
+        from startup.machines.remote import Remote
+
+        self._remote = self._stack.enter_context(Remote(note))
+        return self._remote
+
+    def _by_key(self, machines: Collection[MachineSpec], configured: str) -> None:
+        if machines:
+            from startup.cli.by_key import operator_keys, ways
+
+            found = ways(machines, operator_keys(configured))
+            self._doors |= found.doors
+            self._whys |= found.whys
 
 
 def project_of(fleet: Fleet, *, is_pushed: bool) -> Project:
@@ -105,13 +154,13 @@ def project_of(fleet: Fleet, *, is_pushed: bool) -> Project:
     return Project(root=root, files=content.digests(root, content.files(root, named)), is_pushed=is_pushed)
 
 
-def _no_way(cluster: str, machine: MachineSpec) -> MachineTrouble:
+def _no_way(cluster: str, machine: MachineSpec, why: str) -> MachineTrouble:
     run = f"agentkit node run --cluster {cluster} --machine {machine.name}"
     return MachineTrouble(
         str(machine.name),
         machine.host,
         "its node",
-        "no way to it from here",
-        f"set machines.{machine.name}.ssh, so that it is started over SSH; or start it there (`{run}`, or the systemd unit that "
-        f"`agentkit node unit` prints) and run this command on that machine",
+        f"no way to it from here: machines.{machine.name}.ssh is not set" + (f", and {why}" if why else ""),
+        f"set it, so that the node is started over SSH; or start it there (`{run}`, or the systemd unit that "
+        "`agentkit node unit` prints), and have an operator's key here (`agentkit keys`), or type the command there",
     )

@@ -9,9 +9,9 @@ import argparse
 import time
 
 from startup.cli import exits
-from startup.cli.change import add_agents, current, wait_until_up
+from startup.cli.change import RUN_ON, add_agents, current, left_out, wait_until_up
 from startup.cli.cluster import Cluster
-from startup.cli.common import choose, note, say, say_json
+from startup.cli.common import choose, say, say_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,25 +21,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0 when all are ready again; 1, 3 as the other commands that wait."""
     began = (time.monotonic(), time.time())
-    with Cluster.find(arguments.cluster) as cluster:
+    with Cluster.reach(arguments.cluster) as cluster:
         revision = current(cluster)
         ids = choose(arguments.agents, revision.fleet.ids())
         _, rows = cluster.status()
         before = {row.id: row.incarnation for row in rows if row.id in ids}
-        unreached = sorted({str(id.machine) for id in ids} - set(cluster.connections))
-        if unreached:
-            note(f"agentkit: no node of {', '.join(unreached)} answers here; its agents are not restarted")
-            ids = [id for id in ids if id.machine in cluster.connections]
+        unreached = left_out(cluster, {str(id.machine) for id in ids}, RUN_ON)
+        told = [id for id in ids if id.machine in cluster.connections]
         for machine, connection in cluster.connections.items():
-            here = [str(id) for id in ids if id.machine == machine]
+            here = [str(id) for id in told if id.machine == machine]
             if here:
                 connection.ask("restart", agents=here)
-        if arguments.no_wait:
-            told = [str(id) for id in ids]
+        if arguments.no_wait or not told:
+            names = [str(id) for id in told]
             if arguments.json:
-                say_json({"cluster": cluster.name, "restarted": told})
-            else:
-                say(f"told the nodes to restart {', '.join(told)}")
+                say_json({"cluster": cluster.name, "restarted": names, "unreached": unreached})
+            elif told:
+                say(f"told the nodes to restart {', '.join(names)}")
             return exits.FAILED if unreached else exits.DONE
-        code = wait_until_up(arguments, cluster, revision, ids, began=began, renewed=before)
-        return exits.FAILED if unreached else code
+        return wait_until_up(arguments, cluster, revision, ids, began=began, unreached=unreached, renewed=before)

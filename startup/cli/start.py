@@ -11,7 +11,16 @@ import argparse
 import time
 
 from startup.cli import exits
-from startup.cli.change import add_agents, current, set_stopped, wait_until_up, with_requirements
+from startup.cli.change import (
+    RUN_ON,
+    add_agents,
+    current,
+    left_out,
+    machines_of,
+    set_stopped,
+    wait_until_up,
+    with_requirements,
+)
 from startup.cli.cluster import Cluster
 from startup.cli.common import choose, say, say_json
 from startup.plan.phase import Phase
@@ -25,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0 when all are ready; 1, 3 as the other commands that wait."""
     began = (time.monotonic(), time.time())
-    with Cluster.find(arguments.cluster) as cluster:
+    with Cluster.reach(arguments.cluster) as cluster:
         revision = current(cluster)
         chosen = choose(arguments.agents, revision.fleet.ids())
         needed = with_requirements(revision.fleet, chosen)
@@ -33,14 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
         again = [row for row in rows if row.id in needed and row.phase in (Phase.FAILED, Phase.BACKOFF)]
         revision = set_stopped(cluster, revision, revision.stopped - needed)
         _try_again(cluster, again)
+        unreached = left_out(cluster, machines_of(revision.fleet), RUN_ON)
         if arguments.no_wait:
+            told = sorted(str(id) for id in needed if id.machine in cluster.connections)
             if arguments.json:
-                say_json({"cluster": cluster.name, "started": sorted(map(str, needed))})
+                say_json({"cluster": cluster.name, "started": told, "unreached": unreached})
             else:
-                say(f"told the nodes to start {', '.join(sorted(map(str, needed)))}")
-            return exits.DONE
+                say(f"told the nodes to start {', '.join(told)}")
+            return exits.FAILED if unreached else exits.DONE
         wanted = [id for id in revision.fleet.ids() if id in needed]
-        return wait_until_up(arguments, cluster, revision, wanted, began=began)
+        return wait_until_up(arguments, cluster, revision, wanted, began=began, unreached=unreached)
 
 
 def _try_again(cluster: Cluster, failed: list[AgentRow]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 
 from agentkit.names import AgentId
 from startup.cli import exits
-from startup.cli.change import add_agents, current, set_stopped, with_dependants
+from startup.cli.change import RUN_ON, add_agents, current, left_out, machines_of, set_stopped, with_dependants
 from startup.cli.cluster import Cluster
 from startup.cli.common import choose, note, say, say_json
 from startup.plan.phase import ALIVE
@@ -30,29 +30,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0 when nothing is left of them; 3 when that takes longer than --timeout."""
+    """0 when nothing is left of them; 1 when a machine was not reached; 3 when it takes longer than --timeout."""
     began_s = time.monotonic()
-    with Cluster.find(arguments.cluster) as cluster:
+    with Cluster.reach(arguments.cluster) as cluster:
         revision = current(cluster)
         ids = set(choose(arguments.agents, revision.fleet.ids()))
         if arguments.with_dependants:
             ids = with_dependants(revision.fleet, ids)
         set_stopped(cluster, revision, revision.stopped | ids)
-        if not arguments.no_wait:
+        unreached = left_out(cluster, machines_of(revision.fleet), RUN_ON)
+        told = {id for id in ids if id.machine in cluster.connections}
+        if not arguments.no_wait and told:
             with cluster.watch() as watch:
-                gone = watch.until(lambda rows: not left_of(rows, ids), arguments.timeout)
-                left = left_of(watch.rows, ids)
+                gone = watch.until(lambda rows: not left_of(rows, told), arguments.timeout)
+                left = left_of(watch.rows, told)
             if not gone:
                 note(f"agentkit: still stopping: {', '.join(left)}")
                 return exits.TIMED_OUT
-    names = sorted(map(str, ids))
+    names = sorted(map(str, told))
+    elapsed_s = time.monotonic() - began_s
     if arguments.json:
-        say_json({"cluster": cluster.name, "stopped": names, "elapsed_s": round(time.monotonic() - began_s, 3)})
-    elif arguments.no_wait:
+        facts = {"stopped": names, "elapsed_s": round(elapsed_s, 3), "unreached": unreached}
+        say_json({"cluster": cluster.name, **facts})
+    elif arguments.no_wait and told:
         say(f"told the nodes to stop {', '.join(names)}")
-    else:
-        say(f"{count(len(names), 'agent')} stopped in {duration(time.monotonic() - began_s)}: {', '.join(names)}")
-    return exits.DONE
+    elif told:
+        say(f"{count(len(names), 'agent')} stopped in {duration(elapsed_s)}: {', '.join(names)}")
+    return exits.FAILED if unreached else exits.DONE
 
 
 def left_of(rows: Mapping[AgentId, AgentRow], ids: Collection[AgentId]) -> list[str]:

@@ -228,8 +228,16 @@ class _Up:
         with cluster.watch() as watch:
             outcome = follow(watch, aim, began_s=self._began[0], timeout_s=arguments.timeout)
         self._dismiss(cluster, revision.fleet)
-        code = report(arguments, cluster, aim, outcome, began=self._began, troubles=self._troubles.values())
-        return code or (exits.FAILED if self._troubles else exits.DONE)
+        unreached = self._unreached(cluster, revision.fleet)
+        return report(arguments, cluster, aim, outcome, began=self._began, unreached=unreached)
+
+    def _unreached(self, cluster: Cluster, fleet: Fleet) -> list[dict[str, str]]:
+        """Machines without a node from the first, and those that were lost on the way; the latter are told here."""
+        from startup.cli.change import left_out
+
+        rest = [str(machine.name) for machine in fleet.machines if machine.name not in self._troubles]
+        lost = left_out(cluster, rest, "it may not have this revision; run the command again")
+        return [*(trouble.to_wire() for trouble in self._troubles.values()), *lost]
 
     def _running(self, cluster: Cluster, summaries: Collection[Mapping[str, Any] | None]) -> Revision | None:
         """The revision that the nodes follow; None when nothing shall run so far."""
@@ -249,15 +257,15 @@ class _Up:
 
     def _told(self, cluster: Cluster, revision: Revision) -> int:
         elapsed_s = round(time.monotonic() - self._began[0], 4)
+        unreached = self._unreached(cluster, revision.fleet)
         if self._arguments.json:
-            unreached = [trouble.to_wire() for trouble in self._troubles.values()]
             facts = {"cluster": cluster.name, "elapsed_s": elapsed_s, "revision": revision.number}
             say_json({**facts, "unreached": unreached})
         else:
             say(
                 f"{cluster.name}: the nodes have revision {revision.number}; `agentkit status --watch` shows how far they are"
             )
-        return exits.FAILED if self._troubles else exits.DONE
+        return exits.FAILED if unreached else exits.DONE
 
     def _dismiss(self, cluster: Cluster, fleet: Fleet) -> None:
         """Nodes of machines that the fleet no longer has."""
