@@ -86,6 +86,7 @@ class Revisions:
         for old in sorted(self._folder.glob("*.msgpack"))[:-REVISIONS_KEPT]:
             old.unlink(missing_ok=True)
         self.current = revision
+        self._taken_s = self._wall_s()
 
     def earlier(self, number: int) -> Revision | None:
         """One of the revisions that are kept."""
@@ -94,7 +95,7 @@ class Revisions:
     def _conflict(self) -> str:
         if self.current is None:
             return "conflict: this node has no revision"
-        ago = in_words(max(0.0, self._wall_s() - self.current.time_s))
+        ago = in_words(max(0.0, self._wall_s() - self._taken_s))
         return f"conflict: revision {self.current.number} by {self.current.author} {ago} ago"
 
     def _load(self, path: Path) -> Revision | None:

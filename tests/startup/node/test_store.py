@@ -34,9 +34,11 @@ def test_a_revision_is_kept_over_restarts_just_as_it_was(places: Places) -> None
     assert stat.S_IMODE((places.state / "revision.msgpack").stat().st_mode) == 0o600
 
 
-def test_who_comes_second_is_told_who_was_first(places: Places) -> None:
-    revisions = Revisions(places, wall_s=lambda: 103.0)
-    revisions.propose(0, replace(revision(agent("A"), number=7), author="ops@pc2", time_s=100.0))
+def test_who_comes_second_is_told_who_was_first_and_when_by_this_machines_clock(places: Places) -> None:
+    wall_s = 100.0
+    revisions = Revisions(places, wall_s=lambda: wall_s)
+    revisions.propose(0, replace(revision(agent("A"), number=7), author="ops@pc2", time_s=3700.0))
+    wall_s = 103.0
     with pytest.raises(Conflict, match=r"^conflict: revision 7 by ops@pc2 3 s ago$") as failed:
         revisions.propose(6, revision(agent("A"), number=8))
     assert failed.value.details == {"number": 7}
