@@ -11,7 +11,7 @@ import time
 from startup.cli import exits
 from startup.cli.change import RUN_ON, add_agents, current, left_out, wait_until_up
 from startup.cli.cluster import Cluster
-from startup.cli.common import choose, say, say_json
+from startup.cli.common import choose, note, say, say_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,16 +27,24 @@ def run(arguments: argparse.Namespace) -> int:
         _, rows = cluster.status()
         before = {row.id: row.incarnation for row in rows if row.id in ids}
         unreached = left_out(cluster, {str(id.machine) for id in ids}, RUN_ON)
-        told = [id for id in ids if id.machine in cluster.connections]
+        asked = [id for id in ids if id.machine in cluster.connections]
+        begun: set[str] = set()
         for machine, connection in cluster.connections.items():
-            here = [str(id) for id in told if id.machine == machine]
+            here = [str(id) for id in asked if id.machine == machine]
             if here:
-                connection.ask("restart", agents=here)
+                begun.update(connection.ask("restart", agents=here)["agents"])
+        told = [id for id in asked if str(id) in begun]
+        idle = [str(id) for id in asked if str(id) not in begun]
+        if idle:
+            note(
+                f"agentkit: not restarted, because nothing of it shall run: {', '.join(idle)}; `agentkit start` starts it"
+            )
         if arguments.no_wait or not told:
             names = [str(id) for id in told]
             if arguments.json:
                 say_json({"cluster": cluster.name, "restarted": names, "unreached": unreached})
             elif told:
                 say(f"told the nodes to restart {', '.join(names)}")
-            return exits.FAILED if unreached else exits.DONE
-        return wait_until_up(arguments, cluster, revision, ids, began=began, unreached=unreached, renewed=before)
+            return exits.FAILED if unreached or idle else exits.DONE
+        code = wait_until_up(arguments, cluster, revision, told, began=began, unreached=unreached, renewed=before)
+        return code or (exits.FAILED if idle else exits.DONE)

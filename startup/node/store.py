@@ -48,7 +48,9 @@ class Revisions:
         self._folder = places.state / "revisions"
         self._wall_s = wall_s
         self.current = self._load(self._file)
-        self._taken_s = self._file.stat().st_mtime if self.current else 0.0  # the clock of its author may differ by hours
+        self._taken_s = (
+            self._file.stat().st_mtime if self.current else 0.0
+        )  # the clock of its author may differ by hours
         self._summary: tuple[Revision, dict[str, Any]] | None = None
 
     @property

@@ -234,6 +234,14 @@ def test_status_is_found_without_a_name_where_one_cluster_runs_and_not_by_a_wron
     assert missing.json["error"]["code"] == "NoNode"
 
 
+def test_a_stopped_agent_is_not_restarted_but_told_of(fleet: Launched) -> None:
+    assert fleet.run("stop", "Aside").code == 0
+    result = fleet.run("restart", "Aside", "--json")
+    assert (result.code, result.json) == (1, {"cluster": "c", "restarted": [], "unreached": []})
+    assert "not restarted, because nothing of it shall run: m1/Aside; `agentkit start` starts it" in result.err
+    assert fleet.run("start", "Aside").code == 0
+
+
 def test_logs_of_another_machine_are_followed_through_this_ones_node(fleet: Launched) -> None:
     place = fleet.place("m2").log("Middle")
     words = [sys.executable, "-m", "startup", "logs", "Middle", "-f", "-n", "1"]
