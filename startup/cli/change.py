@@ -91,7 +91,8 @@ def left_out(cluster: Cluster, machines: Collection[str], what: str) -> list[dic
     """Those of `machines` that were not told, for --json, after saying so; `what` follows from it."""
     missing = cluster.unreached(machines)
     for machine, why in missing.items():
-        note(f"agentkit: {machine} was not reached ({why}): {what}")
+        because = "" if machine in cluster.has_told else f" ({why})"
+        note(f"agentkit: {machine} was not reached{because}: {what}")
     return [{"machine": machine, "reason": why} for machine, why in missing.items()]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from agentkit.directory.base import INBOX_LOCAL
 from agentkit.directory.locate import default_cluster, find_node, node_files, run_root, running_nodes
 from agentkit.errors import NoNode
 from agentkit.names import AgentId
@@ -40,6 +41,7 @@ class Cluster:
         self.connections = dict(sorted(connections.items()))
         self.here = frozenset(here)  #: machines whose nodes, and files, are on this host
         self.missing: dict[str, str] = {}  #: machines whose nodes were not reached, or were lost on the way, and why
+        self.has_told: frozenset[str] = frozenset()  #: those of them that the operator has read of already
         self._stack = ExitStack()  #: what goes with the conversations
 
     @classmethod
@@ -77,6 +79,7 @@ class Cluster:
             found = others.finish()
             cluster = cls.of(name, doors=found.doors)
             cluster.missing |= {machine: str(trouble) for machine, trouble in found.troubles.items()}
+            cluster.has_told = frozenset(found.troubles)
             for machine in far:
                 if machine.name not in cluster.connections:
                     cluster.missing.setdefault(str(machine.name), "no node runs there")
@@ -171,7 +174,21 @@ class Cluster:
                     clocks_s[machine] = other["clock_s"]
                     told.append({**other, "peers": {}, "silent_s": {}, "revisions": {}, "others": {}, "agents": []})
         told.sort(key=lambda answer: str(answer["machine"]))
-        return told, [_as_seen_here(rows[id], answers, silent_s, clocks_s) for id in sorted(rows)]
+        return told, [self._as_seen_here(rows[id], answers, silent_s, clocks_s) for id in sorted(rows)]
+
+    def _as_seen_here(
+        self, row: AgentRow, asked: Collection[str], silent_s: Mapping[str, float], clocks_s: Mapping[str, float]
+    ) -> AgentRow:
+        """A row with the times of this machine's clock and addresses that mean something on it; it says when its own can't be reached."""
+        machine = row.id.machine
+        if machine not in self.here and len(row.endpoints) > 1:
+            row = replace(row, endpoints={name: it for name, it in row.endpoints.items() if name != INBOX_LOCAL})
+        if machine in silent_s and machine not in asked:
+            was = "" if row.phase is Phase.UNREACHABLE else f"was {row.phase.value}; "
+            reason = f"{was}nothing heard of {machine} for {duration(silent_s[machine])}"
+            return replace(row, phase=Phase.UNREACHABLE, reason=reason, pid=None)
+        ahead_s = clocks_s.get(machine, 0.0)
+        return row if abs(ahead_s) < CLOCKS_AGREE_S else replace(row, stamps=row.stamps.shifted(-ahead_s))
 
     def revision(self) -> Revision | None:
         """The newest that any node has; None before the first `up`."""
@@ -237,18 +254,3 @@ def number_of(hello: Mapping[str, Any]) -> int:
 
 def _is_newer(row: AgentRow, rows: Mapping[AgentId, AgentRow]) -> bool:
     return row.id not in rows or row.version > rows[row.id].version
-
-
-def _as_seen_here(
-    row: AgentRow, asked: Collection[str], silent_s: Mapping[str, float], clocks_s: Mapping[str, float]
-) -> AgentRow:
-    """A row with the times of this machine's clock, that says when its machine can't be reached."""
-    machine = row.id.machine
-    if machine in silent_s and machine not in asked:
-        was = "" if row.phase is Phase.UNREACHABLE else f"was {row.phase.value}; "
-        reason = f"{was}nothing heard of {machine} for {duration(silent_s[machine])}"
-        return replace(row, phase=Phase.UNREACHABLE, reason=reason, pid=None)
-    ahead_s = clocks_s.get(machine, 0.0)
-    if abs(ahead_s) < CLOCKS_AGREE_S:
-        return row
-    return replace(row, stamps=row.stamps.shifted(-ahead_s))

@@ -136,6 +136,7 @@ class Operations:
             "peers": self._mesh.states(),
             "silent_s": self._mesh.silent_s(),
             "revisions": {self._core.machine: self._revisions.number, **self._mesh.numbers()},
+            "digests": {machine: digest for machine, (_, digest) in self._mesh.revisions().items()},
             "others": others,
             "agents": [row.to_wire() for row in rows],
         }

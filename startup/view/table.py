@@ -43,7 +43,7 @@ def status_lines(
     machines = sorted({*told, *peers, *(str(row.id.machine) for row in ordered)})
     for machine in machines:
         own = [line for row, line in zip(ordered, lines, strict=True) if row.id.machine == machine]
-        head = _machine_line(machine, told.get(machine), peers.get(machine), silent_s.get(machine), is_held=bool(own))
+        head = _machine_line(machine, told.get(machine), peers.get(machine), silent_s.get(machine))
         result += [paint(fit(head, width), DIM, on=colour), *own]
     return result
 
@@ -134,13 +134,10 @@ def _cluster_lines(
     return [f"{first}; {second}"] if len(first) + len(second) + 2 <= width else [fit(first, width), fit(second, width)]
 
 
-def _machine_line(
-    machine: str, answer: Mapping[str, Any] | None, peer: str | None, silent_s: float | None, *, is_held: bool
-) -> str:
+def _machine_line(machine: str, answer: Mapping[str, Any] | None, peer: str | None, silent_s: float | None) -> str:
     if peer == Phase.UNREACHABLE and answer is None:
         since = f" for {duration(silent_s)}" if silent_s is not None else ""
-        held = "; its agents are listed as they were last told of" if is_held else ""
-        return f"{machine}: unreachable{since}{held}"
+        return f"{machine}: unreachable{since}"
     if answer is None:
         return f"{machine}: {peer or 'no node seen'}"
     node, ahead_s = answer["node"], answer.get("clock_s", 0.0)
@@ -157,7 +154,8 @@ def _disagreements(answers: Sequence[Mapping[str, Any]]) -> list[str]:
     numbers = {machine: number for answer in answers for machine, number in answer.get("revisions", {}).items()}
     told = {answer["machine"]: answer["revision"] for answer in answers if answer["revision"]}
     numbers |= {machine: revision["number"] for machine, revision in told.items()}
-    digests = {revision.get("digest") for revision in told.values()}
+    known = {machine: digest for answer in answers for machine, digest in answer.get("digests", {}).items()}
+    digests = set((known | {machine: revision.get("digest") for machine, revision in told.items()}).values())
     if len(set(numbers.values())) < 2 and len(digests) < 2:
         return []
     each = [

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.hosts.conftest import Hosts
-from tests.hosts.fleets import agents, install, typed, until
+from tests.hosts.projects import agents, install, typed, until
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 

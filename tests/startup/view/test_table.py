@@ -41,6 +41,23 @@ def test_machines_on_different_revisions_are_told() -> None:
     )
 
 
+def test_revisions_of_one_number_that_are_not_the_same_are_told() -> None:
+    digests = {"main_pc": "aa", "pc2": "bb"}
+    lines = status_lines("c", [answer(revisions={"main_pc": 7, "pc2": 7}, digests=digests)], [], now_s=T0_S, width=80)
+    assert "machines are on different revisions (main_pc 7 by ops@pc, pc2 7)" in "\n".join(lines)
+    same = answer(digests=dict.fromkeys(digests, "aa"), revision={**answer()["revision"], "digest": "aa"})
+    assert "different" not in "\n".join(status_lines("c", [same], [], now_s=T0_S, width=80))
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_machine_that_is_unreachable_says_for_how_long_and_a_wrong_clock_by_how_much(width: int) -> None:
+    cut_off = answer(peers={"pc2": "unreachable"}, silent_s={"pc2": 42.0})
+    assert "pc2: unreachable for 42 s" in status_lines("c", [cut_off], [], now_s=T0_S, width=width)
+    ahead = {**answer(), "machine": "pc2", "clock_s": 3600.0}
+    (line,) = [line for line in status_lines("c", [answer(), ahead], [], now_s=T0_S, width=width) if "pc2:" in line]
+    assert line.endswith("its clock 1h00m ahead")
+
+
 def test_colours_do_not_move_columns() -> None:
     import re
 
