@@ -6,8 +6,8 @@
 each make one call after the other, half of them to a method that may be repeated and half to one that may not. Printed:
 the calls, how many failed (and of what), how many handlers ran twice for one call, and the longest that a caller had to wait.
 
-- operator: what `agentkit restart` asks of the node;
-- SIGTERM: somebody ends the process, the node starts the next one.
+- overlap, handover: what `agentkit restart` asks of the node, in either way (docs/rolls.md), until the old process is gone;
+- SIGTERM: somebody ends the process, the node starts the next one: a restart without a roll.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ RESTARTS: Final = (200, 10)
 TIMEOUT_S: Final = 5.0
 #: Between two restarts, in seconds: time for the callers to be at full speed again.
 PAUSE_S: Final = 0.05
+ROLLS: Final = ("overlap", "handover")
+WAYS: Final = (*ROLLS, "SIGTERM")
 #: A restart that takes longer has failed, in seconds.
 RESTART_S: Final = 30.0
 
@@ -75,7 +77,7 @@ class Calls:
     waits_s: list[float] = field(default_factory=list)
     is_over: bool = False
 
-    async def go_on(self, client: Client, method: str, first: int) -> None:
+    async def go_on(self, client: Client, name: str, method: str, first: int) -> None:
         """One caller: `first` is the number of its first call, no other caller uses the ones that follow."""
         n = first
         while not self.is_over:
@@ -83,7 +85,7 @@ class Calls:
             self.made += 1
             began_s = time.perf_counter()
             try:
-                if await client.call("Target", method, {"n": n}, timeout=TIMEOUT_S) != n:
+                if await client.call(name, method, {"n": n}, timeout=TIMEOUT_S) != n:
                     self.failed["wrong answer"] += 1
             except CallError as error:
                 self.failed[error.code] += 1
@@ -91,16 +93,17 @@ class Calls:
 
 
 class Target:
-    """The agent, seen through its node."""
+    """One agent, seen through its node."""
 
-    def __init__(self, ours: Fleet) -> None:
+    def __init__(self, ours: Fleet, name: str) -> None:
         (node,) = ours.nodes().values()
         self.control = str(node["control"])
+        self.name = name
         self._connection = NodeConnection.connect(self.control)
 
     def row(self) -> dict[str, Any]:
-        (row,) = self._connection.ask("status", memory=False)["agents"]
-        return dict(row)
+        rows = self._connection.ask("status", memory=False)["agents"]
+        return next(dict(row) for row in rows if row["id"] == f"here/{self.name}")
 
     def restart(self, row: dict[str, Any]) -> None:
         self._connection.ask("restart", agents=[row["id"]])
@@ -115,9 +118,11 @@ class Target:
             before = self.row()
             began_s = time.monotonic()
             way(before)
-            while (row := self.row())["incarnation"] == before["incarnation"] or row["phase"] != "ready":
+            while (row := self.row())["incarnation"] == before["incarnation"] or row["phase"] != "ready" or row["roll"]:
                 if time.monotonic() - began_s > RESTART_S:
-                    raise RuntimeError(f"restart {n}: still {row['phase']}, {row.get('reason')}")
+                    raise RuntimeError(
+                        f"restart {n}: still {row['phase']}, {row['reason']}{row['roll']}{row['roll_error']}"
+                    )
                 time.sleep(0.005)
             slowest_s = max(slowest_s, time.monotonic() - began_s)
             time.sleep(PAUSE_S)
@@ -140,7 +145,7 @@ async def under_callers(
         first = time.time_ns()
         callers = [
             asyncio.create_task(
-                calls.go_on(clients[n % CLIENTS], ("once", "again")[n // CLIENTS % 2], first + n * 2**40)
+                calls.go_on(clients[n % CLIENTS], target.name, ("once", "again")[n // CLIENTS % 2], first + n * 2**40)
             )
             for n in range(CALLERS)
         ]
@@ -171,22 +176,27 @@ def main() -> None:
         ours.file = ours.folder / "roll.yaml"
         diary = ours.folder / "diary"
         (ours.folder / "rolling.py").write_text(AGENT)
-        port, health_port = free_ports(2)
-        target_spec = {
-            "agent": "rolling:Target", "machine": "here", "port": port, "health_check_port": health_port,
-            "config": {"diary": str(diary)}, "restart": {"delay": "0s", "max_attempts": 10_000},
+        ports = free_ports(2 * len(WAYS))
+        agents = {
+            f"Target{way}": {
+                "agent": "rolling:Target", "machine": "here", "port": ports.pop(), "health_check_port": ports.pop(),
+                "config": {"diary": str(diary)}, "restart": {"delay": "0s", "max_attempts": 10_000},
+                "roll": way if way in ROLLS else "overlap",
+            }
+            for way in WAYS
         }  # fmt: skip
         ours.file.write_text(
             json.dumps({
                 "version": 1, "cluster": "roll", "project_root": ".", "machines": {"here": {"host": "127.0.0.1"}},
-                "port_ranges": {"core": "1024-65535"}, "agent_groups": {"core": {"Target": target_spec}},
+                "port_ranges": {"core": "1024-65535"}, "agent_groups": {"core": agents},
             })
         )  # fmt: skip
         ours.up()
-        target = Target(ours)
         try:
-            for name, way in (("operator", target.restart), ("SIGTERM", target.terminate)):
+            for name in WAYS:
                 if not chosen.only or any(text in name for text in chosen.only):
+                    target = Target(ours, f"Target{name}")
+                    way = target.restart if name in ROLLS else target.terminate
                     say(f"{name}: {times} restarts")
                     calls, seconds, slowest_s = asyncio.run(under_callers(target, way, times))
                     waits_ms = [wait_s * 1000 for wait_s in calls.waits_s]
@@ -195,8 +205,8 @@ def main() -> None:
                         run_twice(diary), calls.made / seconds, percentile(waits_ms, 50), percentile(waits_ms, 99.9), max(waits_ms),
                         slowest_s * 1000,
                     )  # fmt: skip
+                    target.close()
         finally:
-            target.close()
             ours.down()
     show("bench_roll", [table], as_json=chosen.json)
 

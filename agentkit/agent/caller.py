@@ -194,7 +194,12 @@ class Caller:
                 self.board.breakers.pop(record.id, None)  # when it answers again, it is called again at once
                 if channel is not None:
                     channel.close(PeerLost(f"{record.id}: machine {record.id.machine} does not answer"))
-            elif channel is not None and channel.is_usable and 0 < channel.expected < record.incarnation:
+            elif (
+                channel is not None
+                and channel.is_usable
+                and 0 < channel.expected < record.incarnation
+                and channel.expected != record.predecessor  # it says GOAWAY itself, and answers what it runs
+            ):
                 channel.close(PeerLost(f"{record.id} was replaced by its next incarnation"))
 
     def on_keys(self) -> None:

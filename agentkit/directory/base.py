@@ -34,6 +34,7 @@ class AgentRecord:
     keys: Mapping[str, str] = field(
         default_factory=dict
     )  #: endpoint name -> fingerprint of the key that it serves with; left out: no encryption
+    predecessor: Incarnation = Incarnation(0)  #: one that this one took over from and that still answers what it runs
     health: str = "ok"  #: ok | degraded (gets less) | failing (gets calls only where there is nobody better)
     health_url: str | None = None
 

@@ -56,6 +56,7 @@ class AgentRow:
     restarts: int = 0
     last_exit: str = ""  #: "exit 1", "signal SIGKILL", "watchdog", ... with its time in words
     last_error: str = ""
+    predecessor: Incarnation = Incarnation(0)  #: of the process that drains beside this one
     roll: str = ""  #: two processes are there, or soon will be: what the other one does
     is_replaced: bool = False  #: another process shall take its place and does not serve yet
     roll_error: str = ""  #: the last restart or change came to nothing, and why; the process from before it serves on
@@ -75,6 +76,7 @@ class AgentRow:
             endpoints=self.endpoints,
             timeouts_s=self.timeouts_s,
             traits=self.traits,
+            predecessor=self.predecessor,
             health=self.health.value,
             health_url=self.health_url,
         )

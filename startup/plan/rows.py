@@ -9,7 +9,7 @@ from agentkit.directory.base import INBOX, INBOX_LOCAL
 from startup.plan.phase import Health, Phase
 from startup.plan.process import Process
 from startup.plan.row import AgentRow, Stamps
-from startup.plan.swap import in_words, is_replaced
+from startup.plan.swap import in_words, is_replaced, predecessor_of
 from startup.spec.fleet import AgentSpec
 
 LOOPBACK = "127.0.0.1"
@@ -67,6 +67,7 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
         restarts=p.restarts,
         last_exit=p.last_exit,
         last_error=p.last_error,
+        predecessor=predecessor_of(p),
         roll=in_words(p),
         is_replaced=is_replaced(p),
         roll_error=p.roll_error,

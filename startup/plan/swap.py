@@ -171,6 +171,11 @@ def adopted(p: Process, beside: Process, role: Role, now_s: float) -> Outcome:
     return replace(p, swap=swap), actions
 
 
+def predecessor_of(p: Process) -> Incarnation:
+    """Of the process that drains beside its successor; 0: there is none."""
+    return p.swap.beside.incarnation if p.swap is not None and p.swap.role is Role.GOES else Incarnation(0)
+
+
 def in_words(p: Process) -> str:
     """What goes on in a slot with two processes, for people."""
     if p.swap is None:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from agentkit.agent.blocking import BlockingCaller
 from agentkit.agent.caller import Caller
 from agentkit.directory.base import AgentRecord
 from agentkit.directory.static import StaticDirectory
-from agentkit.errors import DeadlineExceeded, PeerLost
+from agentkit.errors import CallError, DeadlineExceeded, PeerLost
 from agentkit.names import AgentId, AgentName, Incarnation, MachineName
 from agentkit.resilience.deadline import Deadline
 from tests.agentkit.support import PATIENCE_S, ROOT, Nursery, eventually, identity, outcome
@@ -168,6 +169,15 @@ async def test_the_directorys_word_ends_calls_to_a_life_that_was_replaced(nurser
         caller.on_records("Worker", (record(nursery.endpoint, 2),))
         assert type(await call) is PeerLost
         assert time.monotonic() - began < PATIENCE_S
+
+
+async def test_a_life_that_drains_beside_its_successor_answers_what_it_runs(nursery: Nursery) -> None:
+    nursery.fork(1)
+    with calling(nursery.endpoint, 1) as (caller, _):
+        call = asyncio.create_task(outcome(caller.call("Worker", "wait", {"seconds": 0.2}, timeout=PATIENCE_S)))
+        await eventually(lambda: caller._channels and next(iter(caller._channels.values())).in_flight)
+        caller.on_records("Worker", (replace(record(nursery.endpoint, 2), predecessor=Incarnation(1)),))
+        assert not isinstance(await call, CallError)
 
 
 class Tally:
