@@ -83,7 +83,8 @@ def _run(arguments: argparse.Namespace, stack: ExitStack, began_s: float) -> int
             f"{name} is down: {count(agents, 'agent')} on {count(len(machines), 'machine')} stopped in {duration(elapsed_s)}{left}"
         )
     for machine in left_alone:
-        note(f"agentkit: what runs on {machine} may run on: `agentkit down` again when it is reachable, or there")
+        again = f"`agentkit down --cluster {name}`"
+        note(f"agentkit: what runs on {machine} may run on: {again} again when it is reachable, or there")
     return exits.FAILED if left_alone else exits.DONE
 
 

@@ -23,9 +23,9 @@ from startup.machines.far import MARK
 from startup.spec.fleet import MachineSpec, SshAccess
 
 #: From the first packet to being logged in, in seconds; a machine that is off says nothing at all.
-LOGS_IN_WITHIN_S: Final = 15.0
+LOGS_IN_WITHIN_S: Final = 10.0
 #: A connection over which nothing comes for so long, in seconds, is asked whether it lives; after three silent answers it is lost.
-KEEPALIVE_S: Final = 5.0
+KEEPALIVE_S: Final = 3.0
 #: How long the far end may take for one answer, in seconds: it imports, waits for a disk, boots.
 ANSWERS_WITHIN_S: Final = 60.0
 #: ... while it waits for a `down` to end, or ends what is left.
@@ -266,13 +266,13 @@ def _key(machine: MachineSpec, file: str) -> dict[str, Any]:
     name = str(machine.name)
     try:
         asyncssh.read_private_key(path)
-    except asyncssh.KeyEncryptionError as exc:
-        public = path.with_name(path.name + ".pub")
-        if os.environ.get("SSH_AUTH_SOCK") and public.is_file():
-            return {"client_keys": None, "agent_identities": [str(public)]}
-        fix = f"`ssh-add {file}` with an ssh-agent that runs"
-        raise MachineTrouble(name, machine.host, "SSH: key", f"{file} has a passphrase", fix) from exc
-    except (asyncssh.KeyImportError, OSError) as exc:
+    except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError, OSError) as exc:
+        if "assphrase" in str(exc):  # asyncssh has no class of its own for it
+            public = path.with_name(path.name + ".pub")
+            if os.environ.get("SSH_AUTH_SOCK") and public.is_file():
+                return {"client_keys": [str(path)], "ignore_encrypted": True, "agent_identities": [str(public)]}
+            fix = f"`ssh-add {file}` with an ssh-agent that runs, and its public key beside it"
+            raise MachineTrouble(name, machine.host, "SSH: key", f"{file} has a passphrase", fix) from exc
         found = f"{file}: {getattr(exc, 'strerror', None) or exc}"
         raise MachineTrouble(name, machine.host, "SSH: key", found, f"set machines.{name}.ssh.key") from exc
     return {"client_keys": [str(path)], "agent_path": None}

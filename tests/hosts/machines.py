@@ -173,7 +173,8 @@ class Machine:
     def command(self, *words: str, folder: Path | None = None, **environment: str) -> list[str]:
         """The command line that runs `words` on it, in its home or in `folder`."""
         known = {"HOME": str(self.home), "USER": "root", "LOGNAME": "root", "PATH": _PATH, "LANG": "C.UTF-8"}
-        variables = known | self.environment | environment
+        measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+        variables = known | measured | self.environment | environment
         enter = ["nsenter", "-t", str(self.pid), "-n", "-p", "-m", "-u", "-i"]
         settings = [f"{name}={value}" for name, value in variables.items()]
         return [*enter, "env", "-i", "-C", str(folder or self.home), *settings, *words]
@@ -205,9 +206,10 @@ class Machine:
 
     # -- logging in
 
-    def start_sshd(self) -> None:
+    def start_sshd(self, **more: str) -> None:
+        """`more`: settings of sshd_config."""
         config, log = self.folder / "sshd_config", self.folder / "sshd.log"
-        settings = {
+        settings: dict[str, object] = {
             "Port": SSH_PORT,
             "HostKey": self.host_key,
             "AuthorizedKeysFile": ".ssh/authorized_keys",
@@ -219,6 +221,7 @@ class Machine:
             "PidFile": "none",
             "LogLevel": "VERBOSE",
             "Subsystem": "sftp internal-sftp",
+            **more,
         }
         if self.environment:
             settings["SetEnv"] = " ".join(f'"{name}={value}"' for name, value in self.environment.items())
