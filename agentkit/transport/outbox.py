@@ -136,13 +136,18 @@ class Outbox:
         peer.backlog.append(message)
         peer.backlog_bytes += size
         self._slow[peer.routing_id] = peer
+        if not self._give_up(peer) and self._timer is None:
+            self._timer = self._loop.call_later(self._pause_s, self._send_backlogs)
+
+    def _give_up(self, peer: Peer) -> bool:
+        """Whether too much is kept for `peer`, which is lost then."""
         waiting_bytes = peer.backlog_bytes
         has_stalled = waiting_bytes > MAX_BACKLOG_BYTES and now_s() - peer.moved_s > STALLED_S
-        if has_stalled or waiting_bytes > MAX_BURST_BYTES:
-            log.warning("inbox.peer_too_slow", peer=peer.instance, waiting_bytes=waiting_bytes)
-            self._lose(peer)
-        elif self._timer is None:
-            self._timer = self._loop.call_later(self._pause_s, self._send_backlogs)
+        if not has_stalled and waiting_bytes <= MAX_BURST_BYTES:
+            return False
+        log.warning("inbox.peer_too_slow", peer=peer.instance, waiting_bytes=waiting_bytes)
+        self._lose(peer)
+        return True
 
     def _send_backlogs(self) -> None:
         slow, self._slow = self._slow, {}
@@ -157,6 +162,7 @@ class Outbox:
                 has_moved = True
             else:
                 peer.moved_s = moved_s
+                self._give_up(peer)  # there may be no next answer that would ask
         # Somebody who is stopped must not cost 200 wake-ups a second until it is killed
         self._pause_s = BACKLOG_RETRY_S[0] if has_moved else min(self._pause_s * 2, BACKLOG_RETRY_S[1])
         self._timer = self._loop.call_later(self._pause_s, self._send_backlogs) if self._slow else None

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.agentkit.conftest import _large_frame_sent  # noqa: F401 - a fixture for these tests too
 from tests.agentkit.support import Nursery
 from tests.faults.scratch import Scratch
 
