@@ -284,6 +284,8 @@ async def in_time(calls: Iterable[Awaitable[Any]], timeout_s: float) -> list[Any
 
 async def _left(endpoint: str) -> dict[str, int]:
     async with Client(peers={"Worker": endpoint}) as client:
+        # the first large answer starts a thread of pyzmq's that has sockets of its own, for the rest of the process's life
+        await client.call("Worker", "blob", {"size": 200_000}, timeout=PATIENCE_S)
         found: dict[str, int] = await client.call("Worker", "left", timeout=PATIENCE_S)
         return found
 
@@ -291,9 +293,6 @@ async def _left(endpoint: str) -> dict[str, int]:
 @asynccontextmanager
 async def nothing_left_at(endpoint: str) -> AsyncIterator[None]:
     """Of what happens inside, nothing remains in the Worker there (or in the one that came after it): no request, caller, task, socket."""
-    async with Client(peers={"Worker": endpoint}) as client:
-        # the first large answer starts a thread of pyzmq's that has sockets of its own, for the rest of the process's life
-        await client.call("Worker", "blob", {"size": 200_000}, timeout=PATIENCE_S)
     before = after = await _left(endpoint)
     yield
     with contextlib.suppress(TimeoutError):
