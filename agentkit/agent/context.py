@@ -35,8 +35,6 @@ class Serving:
         "started_s",
         "task",
         "thread",
-        "tick",
-        "wait_tick",
         "why_cancelled",
     )
 
@@ -49,13 +47,11 @@ class Serving:
         self.started_s = 0.0
         self.gate: Gate[Serving] | None = None  #: before which it waits
         self.queued_s = 0.0  #: since when
-        self.wait_tick = 0
         self.share: Any = None  #: sharing.Share, where another's run may answer it, or its run others
         self.span: Span | None = None  #: where its call is traced
         self.leads = False  #: its run is the one that answers them
         self.task: asyncio.Task[None] | None = None
         self.thread: asyncio.Future[Any] | None = None  #: of a plain `def`: done when its worker thread is free again
-        self.tick = 0
         self.has_begun = False
         self.is_over = False  #: the handler returned; what it left behind (a background task) has no deadline any more
         self.why_cancelled: CallError | None = None

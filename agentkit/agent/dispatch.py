@@ -119,7 +119,7 @@ class Dispatcher:
             return
         inbound.work = work
         self._works[work.key] = work
-        work.tick = self._deadlines.add(work.key, work.at_s)
+        self._deadlines.add(work.key, work.at_s)
         if inbound.meta or inbound.plain is not None:
             work.span = self._span(inbound, work.method)
         if (inbound.meta and IDEMPOTENCY_KEY in inbound.meta) or work.method.options.cache_s is not None:
@@ -331,7 +331,7 @@ class Dispatcher:
 
     def _forget(self, work: Serving) -> None:
         if self._works.pop(work.key, None) is not None:
-            self._deadlines.remove(work.key, work.tick)
+            self._deadlines.remove(work.key)
             # Request, task and the task's context point at each other. Left so, each call waits for the garbage collector, which
             # took a fifth of the callee's CPU time.
             work.inbound.work = work.task = None

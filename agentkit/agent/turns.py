@@ -130,14 +130,12 @@ class Turns:
             work.queued_s = now_s()
             self._waiting[work.key] = work
             if limit_s is not None:
-                work.wait_tick = self._limits.add(work.key, work.queued_s + limit_s)
+                self._limits.add(work.key, work.queued_s + limit_s)
 
     def _end_wait(self, work: Serving) -> None:
         work.gate = None
         del self._waiting[work.key]
-        if work.wait_tick:
-            self._limits.remove(work.key, work.wait_tick)
-            work.wait_tick = 0
+        self._limits.remove(work.key)
 
     def _on_waited_too_long(self, key: int) -> None:
         work = self._waiting.get(key)

@@ -71,58 +71,57 @@ class Deadline:
 
 
 class DeadlineQueue:
-    """Calls `on_passed(key)` for each key whose time has come. One loop timer however many keys; none while it is empty.
+    """Calls `on_passed(key)` for each key whose time has come. One loop timer however many keys; none is set while it is empty.
 
-    A dict for each tick of 20 ms: adding and removing cost 0.3 us together, a loop timer per call 1.3 us."""
+    Most keys are removed long before their time, and the timer is set for the earliest that there was: when it fires, which is as
+    seldom as a timeout is long, all are looked at. Adding and removing cost 0.2 us together; a set of keys for each tick of
+    20 ms took 0.45, a loop timer per call 1.3."""
+
+    __slots__ = ("_at_s", "_loop", "_on_passed", "_timer", "_wakes_s")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_passed: Callable[[int], None]) -> None:
         self._loop = loop
         self._on_passed = on_passed
-        self._ticks: dict[int, set[int]] = {}
+        self._at_s: dict[int, float] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_tick = 0
+        self._wakes_s = math.inf
 
-    def add(self, key: int, at_s: float) -> int:
-        """Watch `key`; returns the tick, which `remove` wants back."""
-        tick = int(at_s / RESOLUTION_S) + 1
-        keys = self._ticks.get(tick)
-        if keys is not None:
-            keys.add(key)
-            return tick
-        self._ticks[tick] = {key}
-        if self._timer is None or tick < self._timer_tick:
-            self._arm(tick)
-        return tick
+    def add(self, key: int, at_s: float) -> None:
+        """Watch `key`."""
+        self._at_s[key] = at_s
+        if at_s < self._wakes_s:
+            self._arm(at_s)
 
-    def remove(self, key: int, tick: int) -> None:
+    def remove(self, key: int) -> None:
         """Forget `key`; harmless when it has been called already."""
-        keys = self._ticks.get(tick)
-        if keys is not None:
-            keys.discard(key)
-            if not keys:
-                del self._ticks[tick]
+        self._at_s.pop(key, None)
 
     def close(self) -> None:
         """Forget everything."""
-        self._ticks.clear()
+        self._at_s.clear()
+        self._disarm()
+
+    def _arm(self, at_s: float) -> None:
+        """For `at_s` and a little later: what ends soon after it is ended with it."""
+        self._disarm()
+        self._wakes_s = at_s
+        self._timer = self._loop.call_later(max(0.0, at_s + RESOLUTION_S / 2 - now_s()), self._fire)
+
+    def _disarm(self) -> None:
+        self._wakes_s = math.inf
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _arm(self, tick: int) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_tick = tick
-        delay_s = max(0.0, tick * RESOLUTION_S - now_s())
-        self._timer = self._loop.call_later(delay_s, self._fire)
-
     def _fire(self) -> None:
-        self._timer = None
+        self._disarm()
         # The loop's clock has a resolution of 1 ms and may call early: what is due within it is due.
-        now_tick = int((now_s() + 0.002) / RESOLUTION_S)
-        due = sorted(tick for tick in self._ticks if tick <= now_tick)
-        passed = [key for tick in due for key in self._ticks.pop(tick)]
-        if self._ticks:
-            self._arm(min(self._ticks))
-        for key in passed:
-            self._on_passed(key)
+        now = now_s() + 0.002
+        passed = sorted((at_s, key) for key, at_s in self._at_s.items() if at_s <= now)
+        try:
+            for _, key in passed:
+                if self._at_s.pop(key, None) is not None:  # another one's end may have been this one's
+                    self._on_passed(key)
+        finally:
+            if self._at_s:
+                self._arm(min(self._at_s.values()))

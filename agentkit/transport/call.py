@@ -16,7 +16,7 @@ from agentkit.wire.attachments import Unsent
 class Call:
     """Its future ends with the plain result or a CallError, once; an end that comes after its caller has gone is dropped."""
 
-    __slots__ = ("content", "future", "idempotent", "meta", "method", "streams", "tick")
+    __slots__ = ("content", "future", "idempotent", "meta", "method", "streams")
 
     def __init__(
         self,
@@ -29,7 +29,6 @@ class Call:
     ) -> None:
         self.method, self.content, self.meta, self.future, self.idempotent = method, content, meta, future, idempotent
         self.streams = streams
-        self.tick = 0  #: of its deadline, in the channel's queue
 
     def begin(self, id: int, budget_ms: int, limits: ak.Limits, *, may_share: bool) -> Part:
         """The REQUEST that begins it at a peer of such `limits`."""

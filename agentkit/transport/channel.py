@@ -118,7 +118,7 @@ class Channel:
         if streams is not None:
             streams.attach(id, self._limits.stream_bytes, self._send_part)
             future.add_done_callback(streams.ended)
-        call.tick = self._deadlines.add(id, at_s)
+        self._deadlines.add(id, at_s)
         if self._is_open and not self._waiting and len(self._calls) < self._peer_limits.in_flight:
             self._send_call(id, call, at_s)
         else:
@@ -133,7 +133,7 @@ class Channel:
             call = self._calls.pop(id, None)
             if call is None:
                 return
-            self._deadlines.remove(id, call.tick)
+            self._deadlines.remove(id)
             self._send([codec.encode(ak.Cancel(id))])
         self._after_answer()
 
@@ -185,7 +185,7 @@ class Channel:
     def _send_call(self, id: int, call: Call, at_s: float) -> None:
         budget_ms = int((at_s - now_s()) * 1000)
         if budget_ms <= 0:
-            self._deadlines.remove(id, call.tick)
+            self._deadlines.remove(id)
             why = f"{self.label}.{call.method}: time was up before it was sent"
             call.fail(DeadlineExceeded(why, retry_safe=True))
             return
@@ -275,7 +275,7 @@ class Channel:
         call = self._calls.pop(id, None)
         if call is None:
             return  # cancelled, or its deadline passed
-        self._deadlines.remove(id, call.tick)
+        self._deadlines.remove(id)
         future = call.future
         if not future.done():
             try:
@@ -370,7 +370,7 @@ class Channel:
         self._after_answer()
 
     def _fail(self, id: int, call: Call, error: CallError) -> None:
-        self._deadlines.remove(id, call.tick)
+        self._deadlines.remove(id)
         call.fail(error)
 
     def _move_waiting(self, error: CallError) -> None:
