@@ -1,4 +1,4 @@
-"""Where the microseconds of one of our calls go: every step of a 64-byte echo that can run without a socket, by itself.
+"""Where the microseconds of CPU time of one of our calls go: every step of a 64-byte echo that can run without a socket, by itself.
 
 What is left of the CPU time that bench_rpc.py sees in the two processes is the event loop, the sockets (system calls and
 libzmq's own threads) and the switching between them; the raw pyzmq rows show how much of that nobody can avoid.
@@ -7,6 +7,7 @@ libzmq's own threads) and the switching between them; the raw pyzmq rows show ho
 from __future__ import annotations
 
 import asyncio
+import time
 import timeit
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -50,7 +51,7 @@ class _Answers:
 
 
 def _time_us(step: Callable[[], Any], repetitions: int, count: int) -> float:
-    return median(timeit.repeat(step, number=count, repeat=repetitions)) / count * 1e6
+    return median(timeit.repeat(step, timer=time.process_time, number=count, repeat=repetitions)) / count * 1e6
 
 
 async def _dispatch_us(count: int) -> float:
@@ -59,14 +60,13 @@ async def _dispatch_us(count: int) -> float:
     dispatcher = Dispatcher(Echo.__new__(Echo), Echo.methods, metrics)
     peer = Peer(b"", "bench", "local/bench", Limits())
     body = values.Packer().pack(ARGUMENTS)
-    loop = asyncio.get_running_loop()
-    begun = loop.time()
+    begun = time.process_time()
     for first in range(0, count, 64):
         answers = dispatcher.answers = _Answers(min(64, count - first))
         for id in range(first, first + answers.missing):
             dispatcher.request(Inbound(peer, id + 1, "echo", 5000, {}, body, []))
         await answers.done
-    took_s = loop.time() - begun
+    took_s = time.process_time() - begun
     dispatcher.close()
     return took_s / count * 1e6
 

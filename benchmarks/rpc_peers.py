@@ -454,7 +454,9 @@ class Ray(Contender):
 
 class Agentkit(Contender):
     """Our own: an agent with one annotated handler, called by `Client`. Arguments and results are validated, every call has a
-    deadline, is counted and can be cancelled."""
+    deadline, passes admission and breaker, is counted, can be cancelled, and one in a hundred is traced."""
+
+    trace_sample = 0.01  # as it is by default
 
     def serve(self, port: int) -> None:
         from agentkit import BaseAgent, rpc
@@ -473,11 +475,26 @@ class Agentkit(Contender):
         from agentkit import Client, Unreachable
 
         async def main() -> None:
-            async with Client(peers={"Echo": f"tcp://{HOST}:{port}"}) as client:
+            peers = {"Echo": f"tcp://{HOST}:{port}"}
+            async with Client(peers=peers, trace_sample=self.trace_sample) as client:
                 await until_answered_async(lambda: client.call("Echo", "echo", {"payload": b""}), Unreachable)
                 await work_async(lambda payload: client.call("Echo", "echo", {"payload": payload}))
 
         uvloop.run(main())
+
+
+class AgentkitUntraced(Agentkit):
+    """The same without tracing."""
+
+    trace_sample = 0
+    large = False
+
+
+class AgentkitTraced(Agentkit):
+    """The same with a span at both ends of every call."""
+
+    trace_sample = 1
+    large = False
 
 
 class AgentkitBlocking(Agentkit):
@@ -495,6 +512,8 @@ class AgentkitBlocking(Agentkit):
 
 CONTENDERS: Final[dict[str, type[Contender]]] = {
     "agentkit": Agentkit,
+    "agentkit, tracing off": AgentkitUntraced,
+    "agentkit, all traced": AgentkitTraced,
     "agentkit, blocking caller": AgentkitBlocking,
     "pyzmq DEALER/ROUTER": RawDealerRouter,
     "pyzmq REQ/REP": RawReqRep,

@@ -233,6 +233,9 @@ class Dispatcher:
 
     def _start(self, work: Serving) -> None:
         work.started_s = now_s()
+        # A task for each, which is 1.1 us of 8. The handlers of one turn that never suspend could share one, each in a context of its
+        # own (0.55 us), and the others take it with them; but libraries keep things by `asyncio.current_task()`, and would find another
+        # call's. Without any task there is no `asyncio.timeout`, and Python 3.11 can't make one when it turns out to be needed.
         work.task = self._loop.create_task(self._run(work))
 
     async def _run(self, work: Serving) -> None:
