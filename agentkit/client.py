@@ -28,7 +28,7 @@ from agentkit.directory.base import AgentRecord, Directory, unambiguous
 from agentkit.directory.locate import find_node
 from agentkit.directory.mesh import MeshDirectory, bare_name
 from agentkit.directory.static import StaticDirectory
-from agentkit.errors import NoNode, Unreachable, from_wire
+from agentkit.errors import CallError, NoNode, Unreachable, from_wire
 from agentkit.names import AgentId, AgentName, MachineName
 from agentkit.observe.trace import DEFAULT_SAMPLE, Tracer
 from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, Deadline
@@ -62,8 +62,8 @@ class Client:
         calls that is traced (docs/tracing.md).
 
         `keys`: folder of the keys to call with (the operator's, if its secret is there), where callees encrypt; default:
-        $AGENTKIT_KEYS, else ~/.config/agentkit/keys. Given, nobody beyond loopback is called without encryption; then
-        name `peers` as "machine/name", so that it is known whose key to expect."""
+        $AGENTKIT_KEYS, else the folder of the node, else ~/.config/agentkit/keys. Given, nobody beyond loopback is called without
+        encryption; then name `peers` as "machine/name", so that it is known whose key to expect."""
         path, here = (None, "local") if peers is not None else _node(node, cluster)
         self.tracer = Tracer(trace_sample)
         self._directory: Directory = (
@@ -72,7 +72,7 @@ class Client:
             else StaticDirectory(peers, here=here)
         )
         self._me = _identity(here)
-        self._dialer = _dialer(here, keys)
+        self._dialer = _dialer(here, keys, path)
         self._caller: Caller | None = None
         self._events: ClientEvents | None = None
 
@@ -166,7 +166,7 @@ class BlockingClient:
         self._known: dict[str, tuple[float, tuple[AgentRecord, ...]]] = {}
         self.tracer = Tracer(trace_sample)
         self._caller = BlockingCaller(
-            _identity(here), self._lookup, policies=SCRIPT_CALLS, tracer=self.tracer, dialer=_dialer(here, keys)
+            _identity(here), self._lookup, policies=SCRIPT_CALLS, tracer=self.tracer, dialer=_dialer(here, keys, path)
         )
 
     def __enter__(self) -> Self:
@@ -248,6 +248,14 @@ def _ask_node(path: str, operation: str, arguments: Mapping[str, Any], deadline:
     raise Unreachable(f"the node at {path} closed the connection")
 
 
+def _folder_of_node(path: str) -> str:
+    """Where the cluster's keys are on this machine, as its node knows it; "": it does not tell."""
+    try:
+        return str(_ask_node(path, "hello", {}, Deadline.after(PATIENCE_S)).get("keys") or "")
+    except CallError:
+        return ""
+
+
 def _node(path: str | None, cluster: str | None) -> tuple[str, str]:
     """(control socket, machine) of the node to use."""
     if path is None:
@@ -263,11 +271,12 @@ def _identity(machine: str) -> Identity:
     return Identity(AgentId(MachineName(machine), AgentName(f"client-{os.getpid()}")))
 
 
-def _dialer(here: str, keys: str | Path | None) -> Dialer:
+def _dialer(here: str, keys: str | Path | None, node: str | None) -> Dialer:
     def read() -> Keyring:
         from agentkit.security.folder import KeyFolder, folder_of
         from agentkit.security.ring import Keyring
 
-        return Keyring.of_person(KeyFolder(folder_of() if keys is None else Path(keys).expanduser()), here)
+        folder = Path(keys).expanduser() if keys is not None else folder_of(_folder_of_node(node) if node else "")
+        return Keyring.of_person(KeyFolder(folder), here)
 
     return Dialer(here, read, is_strict=keys is not None, shows_key=True)

@@ -115,8 +115,6 @@ class Dispatcher:
             return
         if work is None:
             return
-        if work.method.options.role is not None and not self._may(work.method.options.role, inbound):
-            return
         inbound.work = work
         self._works[work.key] = work
         self._deadlines.add(work.key, work.at_s)
@@ -186,16 +184,14 @@ class Dispatcher:
             return tracer.begin(method.name, "server")
         return None
 
-    def _may(self, role: str, inbound: Inbound) -> bool:
-        """Whether the caller's key has `role`; if not, it was told."""
+    def _check_role(self, role: str, inbound: Inbound) -> None:
+        """Forbidden unless the caller's key has `role`."""
         assert self.answers is not None
         from agentkit.security.roles import forbidden, may
 
         holder = self.answers.identity(inbound.peer)
-        if may(holder, role):
-            return True
-        self._refuse(inbound, forbidden(inbound.method, role, holder))
-        return False
+        if not may(holder, role):
+            raise forbidden(inbound.method, role, holder)
 
     def _prepare(self, inbound: Inbound) -> Serving | None:
         if inbound.plain is not None:
@@ -203,6 +199,8 @@ class Dispatcher:
         method = self.methods.get(inbound.method)
         if method is None:
             raise UnknownMethod(f"no method {inbound.method!r}", details={"methods": sorted(self.methods)})
+        if method.options.role is not None:
+            self._check_role(method.options.role, inbound)
         try:
             arguments = unpack(inbound.body, inbound.attachments)
         except values.Undecodable as exc:
@@ -220,6 +218,8 @@ class Dispatcher:
             assert self.answers is not None
             self.answers.answer(inbound, self._plain_health())
             return None
+        if found[0].options.role is not None:
+            self._check_role(found[0].options.role, inbound)
         return self._work(inbound, *found)
 
     def _work(self, inbound: Inbound, method: Method, arguments: dict[str, Any], timeout_s: float) -> Serving:

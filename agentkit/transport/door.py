@@ -17,10 +17,6 @@ from agentkit.transport.strikes import reach
 
 log = get_logger("agentkit.inbox")
 
-#: How libzmq tells of somebody who did not come in.
-TURNED_AWAY: Final = int(
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
 #: Those who are turned away are logged at most so often, in seconds, with their number.
 COMPLAIN_EVERY_S: Final = 1.0
 
@@ -78,7 +74,7 @@ class Door:
             reach(entry.descriptor, cut_if=entry.address)
 
     def note(self, event: int) -> None:
-        """One of TURNED_AWAY."""
+        """One of monitor.TURNED_AWAY."""
         self.turned_away += 1
         now = now_s()
         if now - self._complained_s >= COMPLAIN_EVERY_S:

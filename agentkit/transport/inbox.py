@@ -27,7 +27,7 @@ from agentkit.observe.log import get_logger
 from agentkit.resilience.deadline import Deadline
 from agentkit.transport import adopt, context, frames
 from agentkit.transport.answers import Answers, error_frame
-from agentkit.transport.monitor import Monitor
+from agentkit.transport.monitor import TURNED_AWAY, Monitor
 from agentkit.transport.outbox import Outbox
 from agentkit.transport.peer import Identity, Inbound, Peer
 from agentkit.transport.plain import PlainCallers
@@ -41,6 +41,7 @@ from agentkit.wire.envelope import AK1_VERSION, Limits
 if TYPE_CHECKING:
     from agentkit.security.ring import Keyring
     from agentkit.security.roles import Holder
+    from agentkit.transport.door import Door
 
 log = get_logger("agentkit.inbox")
 
@@ -54,7 +55,7 @@ PROBE_DELAY_S: Final = 0.01
 STRAGGLERS_S: Final = 0.25
 
 #: A handshake that fails is told twice, as itself and as DISCONNECTED: only the latter counts.
-_EVENTS: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+_EVENTS: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | TURNED_AWAY)
 
 
 class Receiver(Protocol):
@@ -101,14 +102,10 @@ class Inbox:
         }
         self._sock = context.socket(zmq.ROUTER, max_frame_bytes=limits.frame_bytes)
         self._sock.router_mandatory = True
-        self._door = None
-        events = _EVENTS
+        self._door: Door | None = None
         if keys is not None:
-            from agentkit.transport import door  # who has no keys does not pay for them
-
-            self._door = door.Door(self._sock, keys, self._on_keys)
-            events |= door.TURNED_AWAY
-        self._monitor = Monitor(self._sock, events, self._on_connection)
+            self.guard(keys)
+        self._monitor = Monitor(self._sock, _EVENTS, self._on_connection)
         self._reader = Reader(self._sock, self._on_frames, take=self._strikes.receive)
         self._outbox = Outbox(self._sock, self._reader.poke, self._lose)
         self._plain = PlainCallers(me.id, limits, self._outbox.send_raw)
@@ -116,6 +113,13 @@ class Inbox:
         self.answer, self.write, self.refuse = answers.answer, answers.write, answers.refuse
 
     # -- opening and closing ------------------------------------------------------------------------------------------
+
+    def guard(self, keys: Keyring) -> None:
+        """From now on `bind` and `adopt` can encrypt. Once."""
+        from agentkit.transport.door import Door  # who has no keys does not pay for them
+
+        if self._door is None:
+            self._door = Door(self._sock, keys, self._on_keys)
 
     def bind(self, endpoint: str, *, encrypted: bool = False) -> str:
         """Listen on `endpoint` ("tcp://127.0.0.1:*" lets the kernel choose); returns the one it got. `encrypted`: for known keys
@@ -407,7 +411,8 @@ class Inbox:
             self._connections += 1
             return
         if event != zmq.EVENT_DISCONNECTED:
-            self._door.note(event)  # type: ignore[union-attr]
+            if self._door is not None:
+                self._door.note(event)
             return
         self._connections -= 1
         # A ROUTER is not told whose connection went. Whoever can't be reached any more is found by sending to them.

@@ -24,6 +24,10 @@ LOST: Final = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
 REFUSED: Final = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+#: At a listening socket: somebody did not come in.
+TURNED_AWAY: Final = int(
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
 
 
 def watched(sock: zmq.Socket[Any], events: int) -> zmq.Socket[Any]:

@@ -16,15 +16,20 @@ thread, of their own: a storm of events does not delay what nodes tell each othe
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 
 from agentkit.observe.log import get_logger
+from agentkit.transport.dealer import Dial
 from agentkit.transport.pubsub import SUBSCRIBER_QUEUE, Endpoints, reconnect
+
+if TYPE_CHECKING:
+    from agentkit.security.ring import Keyring
 
 log = get_logger("agentkit.relay")
 
@@ -33,26 +38,38 @@ JOIN_S: Final = 2.0
 #: Pause before another machine's relay is tried again, in ms, at most.
 RECONNECT_MAX_MS: Final = 5_000
 
+#: An address that was let go of is free within this many tries with such a pause, in seconds.
+REBIND_TRIES: Final = 100
+REBIND_S: Final = 0.01
+
 _STOP: Final = b"TERMINATE"  # what zmq_proxy_steerable returns at; its sockets stay open
 
 
 class Relay:
     """Runs from its making until `close`. Its methods are for one thread. OSError: an address can't be bound."""
 
-    def __init__(self, folder: str | Path, host: str, *, max_frame_bytes: int) -> None:
-        """Local sockets go into `folder`; other machines connect to `out`, on `host`."""
+    def __init__(self, folder: str | Path, host: str, *, max_frame_bytes: int, keys: Keyring | None = None) -> None:
+        """Local sockets go into `folder`; other machines connect to `out`, on `host`. `keys`: those that are known, by encrypted
+        connections only; then it belongs to the running loop."""
+        self._keys = keys
+        self._domain = ""
         self._context: zmq.Context[Any] = zmq.Context()
         self._max_frame_bytes = max_frame_bytes
-        self._peers: dict[str, str] = {}  # machine -> its OUT
+        self._peers: dict[str, tuple[str, Dial | None]] = {}  # machine -> its OUT
         self._endpoints = endpoints = Endpoints.below(folder)
         try:
             taken = self._socket(zmq.PULL)
             taken.bind(endpoints.publish)
             local = self._socket(zmq.PUB)
             local.bind(endpoints.local)
-            out = self._socket(zmq.PUB)
-            # CURVE keys of the cluster belong here, and at MESH, once there are any
-            bound = out.bind(f"tcp://{host}:*")
+            out = self._out = self._socket(zmq.PUB)
+            if keys is not None:
+                from agentkit.transport.curve import Doorkeeper
+
+                self._domain = Doorkeeper.let_in(self._context, keys)
+            with self._guarded():
+                out.bind(f"tcp://{host}:*")
+            self._bound = bytes(out.last_endpoint).decode().rstrip("\0")  # type: ignore[arg-type]
             mesh = self._socket(zmq.XSUB)
             remote = self._socket(zmq.XPUB)
             remote.bind(endpoints.remote)
@@ -61,27 +78,54 @@ class Relay:
             self._local = _Way(self._context, "events-local", taken, local, out)
             self._remote = _Way(self._context, "events-mesh", mesh, remote)
         except zmq.ZMQError as exc:
+            self._end_questions()
             self._context.destroy(linger=0)
             raise OSError(exc.errno, f"the event relay can't listen: {exc.strerror}") from exc
         #: Where other machines' relays connect; as it was asked for, libzmq tells an IPv6 form
-        self.out = f"tcp://{host}:{bound.addr.rpartition(':')[2]}"
+        self.out = f"tcp://{host}:{self._bound.rpartition(':')[2]}"
 
-    def hear(self, machine: str, out: str | None) -> None:
-        """Connect to the relay of another machine, which may be another one than before; None: it has none any more."""
+    def hear(self, machine: str, out: str | None, dial: Dial | None = None) -> None:
+        """Connect to the relay of another machine, which may be another one than before; None: it has none any more. `dial`: the
+        keys of an encrypted connection."""
         old = self._peers.pop(machine, None)
-        if out is not None:
-            self._peers[machine] = out
-        if old == out:
+        new = None if out is None else (out, dial)
+        if new is not None:
+            self._peers[machine] = new
+        if old == new:
             return
 
         def change(mesh: zmq.Socket[Any]) -> None:
             if old is not None:
                 with suppress(zmq.ZMQError):  # an address that could not be connected to
-                    mesh.disconnect(old)
-            if out is not None:
-                mesh.connect(out)
+                    mesh.disconnect(old[0])
+            if new is not None:
+                if dial is not None:
+                    from agentkit.transport import curve
+
+                    curve.calling(mesh, *dial)
+                mesh.connect(new[0])
 
         self._remote.change(change)
+
+    def cut(self) -> None:
+        """End every connection of other machines here: those that are known come back within a moment, with a gap in their numbers,
+        which they count. For when somebody is not known any more."""
+
+        def change(_: zmq.Socket[Any]) -> None:  # OUT is of the same thread
+            with suppress(zmq.ZMQError):
+                self._out.unbind(self._bound)
+            for left in reversed(range(REBIND_TRIES)):
+                try:
+                    with self._guarded():
+                        self._out.bind(self._bound)
+                except zmq.ZMQError:  # libzmq closes the old one in its own time
+                    if not left:
+                        raise
+                    time.sleep(REBIND_S)
+                else:
+                    return
+
+        self._local.change(change)
 
     def probe(self, frame: bytes) -> None:
         """Send a frame as a publisher would: who gets it knows that what it subscribed to before is in force here."""
@@ -91,10 +135,25 @@ class Relay:
         """Returns when the threads have ended and the addresses are free."""
         ended = [way.close() for way in (self._local, self._remote)]
         self._probe.close(linger=0)
+        self._end_questions()
         if all(ended):
             self._context.destroy(linger=0)
         for endpoint in self._endpoints:
             Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)  # libzmq leaves them
+
+    def _guarded(self) -> AbstractContextManager[None]:
+        if self._keys is None:
+            return nullcontext()
+        from agentkit.transport import curve
+
+        return curve.serving(self._out, self._keys.own, self._domain)
+
+    def _end_questions(self) -> None:
+        if self._domain:
+            from agentkit.transport.curve import Doorkeeper
+
+            Doorkeeper.end(self._context, self._domain)
+            self._domain = ""
 
     def _socket(self, kind: int) -> zmq.Socket[Any]:
         sock: zmq.Socket[Any] = self._context.socket(kind)

@@ -50,6 +50,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "plan": Command("startup.cli.plan", "the start order: graph, levels, longest path"),
     "schema": Command("startup.cli.schema", "the JSON Schema of startup_config.yaml"),
     "node": Command("startup.cli.node", "the node of one machine: run, status, stop, unit"),
+    "keys": Command("startup.cli.keys", "keys of machines and operators: make, carry, list, revoke, rotate"),
     "doctor": Command("startup.cli.doctor", "is this machine fit to run a fleet"),
 }
 

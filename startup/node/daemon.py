@@ -35,6 +35,7 @@ from startup.node.exits import Exit, ExitWatch, gone
 from startup.node.feeds import Feeds
 from startup.node.hands import Hands, Running
 from startup.node.itself import Itself
+from startup.node.keys import NodeKeys
 from startup.node.listeners import backlog_warning
 from startup.node.memory import Remembering
 from startup.node.mesh import Mesh
@@ -113,6 +114,7 @@ class Node:
         self._early_exits: list[Exit] | None = []
         self._rotate_timer: asyncio.TimerHandle | None = None
         self._reached: frozenset[str] = frozenset()  # machines that Consul shows agents of
+        self._telling: set[asyncio.Task[Any]] = set()
         self._remembering = Remembering()
         self._revisions = Revisions(places)
         self._remembered = Remembered(places)
@@ -123,15 +125,27 @@ class Node:
         self._zygote = ZygoteKeeper(
             options, on_exit=self._on_exit, on_replaced=self._give_sockets, on_lost=self._watch_orphans
         )
-        self._hands = Hands(self.turns, places, incarnations, self._zygote, nofile=options.nofile, random=self._random)
+        self._keys = NodeKeys(places.machine)
+        self._hands = Hands(
+            self.turns,
+            places,
+            incarnations,
+            self._zygote,
+            nofile=options.nofile,
+            random=self._random,
+            key=lambda: self._keys.for_new,
+        )
         self.turns.performer = self._hands
         self.turns.on_change = self._remember
         self._exits = ExitWatch(self._on_exit)
         self._hands.on_lent = self._watch_exit
         self._senses = Senses(self.turns, self._hands, self._zygote)
         self._mesh = Mesh(places, incarnations.take(), self, times)
-        self._events = NodeEvents(places, self._mesh, self._revisions)
+        self._mesh.keys = self._keys
+        self._keys.on_revoked = self._tell_revoked
+        self._events = NodeEvents(places, self._mesh, self._revisions, self._keys)
         self._senses.on_events = self._events.told
+        self._keys.on_change = self._events.rekeyed
         self._itself = Itself(options, self._revisions, self.turns, self._hands, self._zygote, self._events)
         self._views = Views(places.machine, self._itself, self._mesh)
         self._errors = ErrorDesk(places, partial(self._mesh.ask_others, within_s=OTHERS_S))
@@ -151,6 +165,7 @@ class Node:
             self._revisions,
             self._mesh,
             self._views,
+            self._keys,
             more={
                 "events": self._events.ensure,
                 "registry": lambda _: self._registry.facts(),
@@ -174,6 +189,8 @@ class Node:
         self._notify = self._itself.notify = NotifyServer(places.notify, self._senses.hear)
         inherited = await self._zygote.start()
         revision = self._revisions.current
+        if revision is not None:
+            self._keys.use(revision.fleet)  # Refused without them: a node does not listen where it can't tell who comes
         self.turns.place = self._place(revision)
         self._mesh.start(*self._address(revision))
         if revision is not None:
@@ -297,13 +314,22 @@ class Node:
         return (summary["number"], summary["digest"]) if summary else (0, "")
 
     def answers(self) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]:
-        return {"mesh.errors": self._errors.answer, **self._views.answers}
+        return {"mesh.keys": self._hear_revoked, "mesh.errors": self._errors.answer, **self._views.answers}
 
     def _tell_others(self, rows: list[AgentRow]) -> None:
         own = [row for row in rows if row.id.machine == self.options.places.machine]
         if own:
             self._mesh.publish(own)
             self._registry.tell(own)
+
+    def _tell_revoked(self, keys: Mapping[str, str]) -> None:
+        asking = self._mesh.ask_others("mesh.keys", {"keys": dict(keys)}, OTHERS_S)
+        self._telling.add(task := self._loop.create_task(asking, name="keys:revoked"))
+        task.add_done_callback(self._telling.discard)
+
+    async def _hear_revoked(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        self._keys.heard(said)
+        return {}
 
     # -- parts
 
@@ -339,12 +365,19 @@ class Node:
         places = self.options.places
         host = machine_of(revision.fleet, places.machine).host if revision else LOOPBACK
         offset_s = SYSTEM_CLOCK.wall_s() - SYSTEM_CLOCK.now_s()
-        return Place(host=host, wall_offset_s=offset_s, logs=str(places.logs))
+        return Place(
+            host=host,
+            wall_offset_s=offset_s,
+            logs=str(places.logs),
+            is_encrypted=self._keys.encrypts(host),
+            encrypts_loopback=self._keys.encrypts(LOOPBACK),
+        )
 
     def _address(self, revision: Revision | None) -> tuple[str, int | None]:
         """Where this node listens for others: by the revision; before the first, by its own command line."""
         if revision is None:
-            return self.options.host or LOOPBACK, self.options.node_port or None
+            host = self.options.host or LOOPBACK
+            return (host if self._keys.use_before_revision(host) else LOOPBACK), self.options.node_port or None
         machine = machine_of(revision.fleet, self.options.places.machine)
         return machine.host, machine.node_port
 

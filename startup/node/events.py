@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agentkit.clock import now_s
-from agentkit.errors import BadRequest
+from agentkit.errors import BadRequest, CallError
 from agentkit.events.delivery import MAX_EVENT_BYTES
 from agentkit.events.route import PROBE
 from agentkit.events.topics import END
@@ -17,6 +17,7 @@ from agentkit.names import AgentId
 from agentkit.observe.log import get_logger
 from agentkit.transport.relay import Relay
 from startup.errors import Refused
+from startup.node.keys import NodeKeys
 from startup.node.mesh import Mesh
 from startup.node.paths import Places
 from startup.node.store import Revisions
@@ -53,7 +54,9 @@ class _Told:
 class NodeEvents:
     """A node without events has neither thread nor socket for them."""
 
-    def __init__(self, places: Places, mesh: Mesh, revisions: Revisions) -> None:
+    def __init__(self, places: Places, mesh: Mesh, revisions: Revisions, keys: NodeKeys | None = None) -> None:
+        self._keys = keys or NodeKeys(places.machine)
+        self._revoked = 0  # keys, when the relay's connections were last looked at
         self._places = places
         self._mesh = mesh
         self._revisions = revisions
@@ -82,8 +85,28 @@ class NodeEvents:
             self._others.pop(machine, None)
         else:
             self._others[machine] = out
-        if self._relay is not None:
-            self._relay.hear(machine, out)
+        self._connect(machine)
+
+    def rekeyed(self) -> None:
+        """Keys came or went: other machines are heard under those that they have now, and who has none is not told anything."""
+        for machine in tuple(self._others):
+            self._connect(machine)
+        revoked = len(self._keys.revoked())
+        if self._relay is not None and revoked > self._revoked:
+            self._relay.cut()
+        self._revoked = revoked
+
+    def _connect(self, machine: str) -> None:
+        if self._relay is None:
+            return
+        out, dial = self._others.get(machine), None
+        if out is not None:
+            try:
+                dial = self._keys.dial(machine, out)
+            except CallError as error:
+                log.warning("events.not_heard", machine=machine, why=str(error))
+                out = None
+        self._relay.hear(machine, out, dial)
 
     def close(self) -> None:
         if self._relay is not None:
@@ -94,19 +117,22 @@ class NodeEvents:
         assert self._mesh.endpoint is not None
         host = self._mesh.endpoint.removeprefix("tcp://").rpartition(":")[0]
         current = self._revisions.current
-        if not is_loopback(host) and (current is None or current.fleet.security != "none"):
+        is_encrypted = self._keys.encrypts(host)
+        if not is_loopback(host) and not is_encrypted and (current is None or current.fleet.security != "none"):
             raise Refused(
                 "security",
                 f"the event relay would listen on {host} without encryption, which needs CURVE keys; "
                 "give a loopback address, or write `security: none` if everybody there may connect",
             )
         try:
-            self._relay = Relay(self._places.run, host, max_frame_bytes=MAX_EVENT_BYTES)
+            keys = self._keys.ring if is_encrypted else None
+            self._relay = Relay(self._places.run, host, max_frame_bytes=MAX_EVENT_BYTES, keys=keys)
         except OSError as exc:
             raise Refused("events", str(exc)) from exc
         log.info("events.relay", out=self._relay.out, others=len(self._others))
-        for machine, out in self._others.items():
-            self._relay.hear(machine, out)
+        self._revoked = len(self._keys.revoked())
+        for machine in self._others:
+            self._connect(machine)
         self._mesh.tell_events(self._relay.out)
 
     # -- what is seen of them

@@ -76,7 +76,10 @@ class Hands:
         *,
         nofile: int,
         random: Random,
+        key: Callable[[], str] = lambda: "",
     ) -> None:
+        """`key`: fingerprint of the key that the next process serves with."""
+        self._key = key
         self.running: dict[Incarnation, Running] = {}
         self.by_pid: dict[int, Running] = {}
         self.sockets = AgentSockets()
@@ -181,32 +184,34 @@ class Hands:
     def _order(self, id: AgentId) -> None:
         spec = self._core.processes[id].spec
         incarnation = self._incarnations.take()
-        self._core.on(id, lambda p: proc.ordered(p, incarnation), self._turns.now_s())
+        key = self._key()
+        self._core.on(id, lambda p: proc.ordered(p, incarnation, key), self._turns.now_s())
         self._on_order.add(incarnation)
-        self._spawn(self._fork(spec, incarnation), f"fork {id}")
+        self._spawn(self._fork(spec, incarnation, key), f"fork {id}")
 
     def _order_beside(self, id: AgentId) -> None:
         """A successor: it gets a gate, and its predecessor's pidfd."""
         p = self._core.processes[id]
         assert p.swap is not None
         incarnation = self._incarnations.take()
-        self._core.on(id, lambda p: swap.ordered(p, incarnation), self._turns.now_s())
+        key = self._key()
+        self._core.on(id, lambda p: swap.ordered(p, incarnation, key), self._turns.now_s())
         self._on_order.add(incarnation)
         predecessor = self.running.get(p.incarnation)
         self._gates[incarnation] = Gate(predecessor.pidfd if predecessor else None)
-        self._spawn(self._fork(p.swap.beside.spec, incarnation), f"fork beside {id}")
+        self._spawn(self._fork(p.swap.beside.spec, incarnation, key), f"fork beside {id}")
 
     def _open_gate(self, incarnation: Incarnation) -> None:
         if gate := self._gates.pop(incarnation, None):
             gate.open()
 
-    async def _fork(self, spec: AgentSpec, incarnation: Incarnation) -> None:
+    async def _fork(self, spec: AgentSpec, incarnation: Incarnation, key: str) -> None:
         id = spec.id
         gate = self._gates.get(incarnation)
         try:
             fds = self.sockets.open(id, self._wanted(spec))
             own_folder(self._places.data(id.instance))
-            order = fork_order(spec, self._fleet, self._places, incarnation, self._nofile)
+            order = fork_order(spec, self._fleet, self._places, incarnation, self._nofile, key)
             log_start = log_size(order.log_path)
             # who has the longest chain of dependants decides when the last one is ready
             urgency = self._core.desired.heights.get(id, 0)

@@ -54,6 +54,7 @@ class Itself:
             "project_root": revision.fleet.root_on(places.machine) if revision else None,
             "run_dir": str(places.run),
             "state_dir": str(places.state),
+            "keys": revision.fleet.keys if revision else "",
             "started_s": self.started_s,
         }
 

@@ -35,6 +35,7 @@ def facts_of(p: Process, digest: str) -> dict[str, Any]:
         "traits": {name: dict(traits) for name, traits in p.traits.items()},
         "leaving": p.leaving.value,
         "beside": _beside(p),
+        "key": p.key,
         "deadline_s": p.deadline_s if p.phase in (Phase.BACKOFF, Phase.FAILED) else None,
     }
 
@@ -44,7 +45,7 @@ def _beside(p: Process) -> dict[str, Any] | None:
     if p.swap is None:
         return None
     beside = p.swap.beside
-    return {"role": p.swap.role.value, "pid": beside.pid, "incarnation": int(beside.incarnation)}
+    return {"role": p.swap.role.value, "pid": beside.pid, "incarnation": int(beside.incarnation), "key": beside.key}
 
 
 def beside_of(facts: Mapping[str, Any], p: Process) -> tuple[Process, Role] | None:
@@ -54,7 +55,7 @@ def beside_of(facts: Mapping[str, Any], p: Process) -> tuple[Process, Role] | No
         return None
     pid = None if found["pid"] is None else int(found["pid"])
     incarnation = Incarnation(found["incarnation"])
-    beside = Process(spec=p.spec, pid=pid, incarnation=incarnation, phase=Phase.READY)
+    beside = Process(spec=p.spec, pid=pid, incarnation=incarnation, key=str(found.get("key", "")), phase=Phase.READY)
     return beside, Role(found["role"])
 
 
@@ -88,6 +89,7 @@ def process_of(facts: Mapping[str, Any], spec: AgentSpec) -> Process:
         failures=tuple(facts["failures"]),
         timeouts_s=facts["timeouts_s"],
         traits=facts.get("traits", {}),
+        key=facts.get("key", ""),
         deadline_s=facts["deadline_s"],
         **{name: facts[name] for name in _PLAIN},
     )

@@ -34,6 +34,7 @@ from agentkit.transport.inbox import Inbox
 from agentkit.transport.peer import Identity, Inbound
 from agentkit.wire import values
 from startup.node.ears import Ears
+from startup.node.keys import NodeKeys
 from startup.node.mesh_links import Links, is_far
 from startup.node.mesh_peer import MeshTimes, Peer
 from startup.node.paths import Places
@@ -59,6 +60,7 @@ class Mesh:
             None
         )  #: a machine's event relay is there, or gone
         self.times = times or MeshTimes()
+        self.keys = NodeKeys(places.machine)  #: the node puts its own here
         self._events: str | None = None
         self._places = places
         self._ears = ears
@@ -76,6 +78,8 @@ class Mesh:
             on_up=self._level,
             is_wanted=self._is_wanted,
             find=self._find,
+            dial=lambda machine, endpoint: self.keys.dial(machine, endpoint),
+            on_unmet=lambda machine: self.keys.missed(machine),
             on_broke=self._on_broke,
             on_refused=self._on_refused,
         )
@@ -94,7 +98,10 @@ class Mesh:
         """Listen there (too): what others are told from now on. Nothing is unbound, which would cut who is connected."""
         assert self._inbox is not None
         if self._bound != (host, port):
-            bound = self._inbox.bind(f"tcp://{host}:{port or '*'}")
+            is_encrypted = self.keys.encrypts(host)
+            if self.keys.ring is not None:
+                self._inbox.guard(self.keys.ring)
+            bound = self._inbox.bind(f"tcp://{host}:{port or '*'}", encrypted=is_encrypted)
             self._bound = (host, port)
             # told as asked for: libzmq tells an IPv6 form
             self.endpoint = f"tcp://{host}:{bound.rpartition(':')[2]}"
@@ -220,6 +227,8 @@ class Mesh:
             return
         try:
             said = values.unpack(inbound.body)
+            if error := self.keys.may_speak_for(self._inbox.identity(inbound.peer), str(said["machine"])):
+                raise error
             peer = self._word(inbound.method, said)
             if find := self._ears.answers().get(inbound.method):
                 self._links.spawn(self._answer(inbound, find(said)), inbound.method)

@@ -18,6 +18,7 @@ from typing import Any, Final
 from agentkit.errors import CallError
 from agentkit.observe.log import get_logger
 from agentkit.transport.channel import Channel
+from agentkit.transport.dealer import Dial
 from agentkit.transport.peer import Identity
 from startup.node.mesh_peer import MeshTimes, Peer
 from startup.plan.rows import is_loopback
@@ -42,12 +43,15 @@ class Links:
         on_up: Callable[[Peer, Channel, str | None], Awaitable[None]],
         is_wanted: Callable[[Peer], bool],
         find: Callable[[str], str | None],
+        dial: Callable[[str, str], Dial | None],
+        on_unmet: Callable[[str], None],
         on_broke: Callable[[Peer], None],
         on_refused: Callable[[Peer], None],
     ) -> None:
         """`introduce` speaks over a new connection first; CallError: it is no good. `on_up` is told its result, when the connection
         is the one in use. `is_wanted`: whether a (better) one is needed
         now. `find`: where a node of this host says that it listens, by machine. `on_broke`: the one in use ended by itself.
+        `dial`: the keys for a machine at an endpoint; CallError: none of it is known. `on_unmet`: it accepted, and said nothing.
         `on_refused`: nobody listens there, but somebody said so."""
         self.times = times
         self._me = me
@@ -55,6 +59,8 @@ class Links:
         self._on_up = on_up
         self._is_wanted = is_wanted
         self._find = find
+        self._dial = dial
+        self._on_unmet = on_unmet
         self._on_broke = on_broke
         self._on_refused = on_refused
         self._random = Random()
@@ -73,7 +79,12 @@ class Links:
         if self._is_closing or endpoint is None or len(peer.attempts) >= MAX_ATTEMPTS:
             return
         peer.dials += 1
-        channel = Channel(f"node {peer.machine}", endpoint, self._me, on_end=partial(self._on_end, peer))
+        try:
+            dial = self._dial(peer.machine, endpoint)
+        except CallError as error:
+            log.warning("mesh.no_key", machine=peer.machine, error=str(error))
+            return
+        channel = Channel(f"node {peer.machine}", endpoint, self._me, dial=dial, on_end=partial(self._on_end, peer))
         peer.attempts[channel] = self._loop.call_later(self.times.give_up_s, channel.close)
         self.spawn(self._attempt(peer, channel), f"mesh:introduce {peer.machine}")
 
@@ -143,6 +154,8 @@ class Links:
         timer = peer.attempts.pop(channel, None)
         if timer is not None:
             timer.cancel()
+            if channel.is_connected and channel.peer is None:
+                self._on_unmet(peer.machine)
             if not channel.is_connected and not self._is_closing:
                 self._not_connected(peer, channel.endpoint)
         elif channel is peer.channel:

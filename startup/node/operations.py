@@ -13,6 +13,7 @@ from startup.node.control_server import Asker, Telling
 from startup.node.feeds import Feeds
 from startup.node.hands import Hands
 from startup.node.itself import Itself
+from startup.node.keys import NodeKeys
 from startup.node.mesh import Mesh
 from startup.node.store import Revisions
 from startup.node.table import ClusterTable
@@ -50,6 +51,7 @@ class Operations:
         revisions: Revisions,
         mesh: Mesh,
         views: Views,
+        keys: NodeKeys,
         *,
         more: Mapping[str, Callable[[Mapping[str, Any]], Any]] | None = None,
     ) -> None:
@@ -64,6 +66,7 @@ class Operations:
         self._revisions = revisions
         self._mesh = mesh
         self._views = views
+        self._keys = keys
         self._operations: dict[str, Callable[[Mapping[str, Any]], Any]] = {
             "hello": self._hello,
             "ping": lambda _: {},
@@ -77,6 +80,7 @@ class Operations:
             "revision": self._revision,
             "lend": self._lend,
             **views.operations,
+            **keys.operations,
             **(more or {}),
         }
 
@@ -89,9 +93,11 @@ class Operations:
             name = str(arguments["name"])
             self._feeds.follow(conversation, id, name)
             return Telling(lambda: self._feeds.unfollow(conversation, id, name))
+        if operation == "watch_keys":
+            return self._keys.watch(conversation, id)
         perform = self._operations.get(operation)
         if perform is None:
-            known = ", ".join(sorted([*self._operations, "watch", "directory"]))
+            known = ", ".join(sorted([*self._operations, "watch", "directory", "watch_keys"]))
             raise BadRequest(f"no operation {operation!r}; there are {known}")
         return perform(arguments)
 
@@ -103,6 +109,7 @@ class Operations:
             raise Refused("ending", "this node is on its way out; try again when it is gone")
         revision = Revision.from_wire(arguments["revision"])
         check_binding(revision)
+        self._keys.use(revision.fleet)
         self._revisions.propose(int(arguments["expected"]), revision, arguments["revision"])
         self._owner.accept(revision)
         return {"number": revision.number}
@@ -173,14 +180,11 @@ class Operations:
 def check_binding(revision: Revision) -> None:
     """Refused when something would listen beyond loopback without keys, and nobody wrote that this is meant."""
     fleet = revision.fleet
-    if fleet.security == "curve":
-        raise Refused(
-            "security", "CURVE keys are not supported by this version; leave `security` out, or write `security: none`"
-        )
     exposed = [f"{machine.name} ({machine.host})" for machine in fleet.machines if not is_loopback(machine.host)]
     if fleet.security == "loopback" and exposed:
         raise Refused(
             "security",
             f"{', '.join(exposed)} would listen beyond loopback without encryption; "
-            "give loopback addresses, or write `security: none` if everybody there may connect",
+            "make keys (`agentkit keys init`) and name their folder (`security: {keys: FOLDER}`), give loopback addresses, or write "
+            "`security: none` if everybody there may connect",
         )

@@ -22,8 +22,11 @@ _PASSED_PREFIX: Final = "LC_"
 UMASK: Final = 0o027
 
 
-def fork_order(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnation, nofile: int) -> ForkOrder:
-    """The order for a process of `spec` on this machine. Secrets stay references: the child resolves them."""
+def fork_order(
+    spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnation, nofile: int, key: str = ""
+) -> ForkOrder:
+    """The order for a process of `spec` on this machine. Secrets stay references: the child resolves them. `key`: fingerprint of
+    the one that it is to serve with; its secret the child reads itself."""
     machine = machine_of(fleet, places.machine)
     root = fleet.root_on(places.machine)
     target = asdict(spec.target)
@@ -33,7 +36,7 @@ def fork_order(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incar
         key=str(spec.id),
         incarnation=incarnation,
         title=f"agentkit: agent {fleet.cluster}/{spec.machine}/{spec.name}#{spec.id.slot}",
-        env=environment(spec, fleet, places, incarnation),
+        env=environment(spec, fleet, places, incarnation, key),
         cwd=machine.workdir or root,
         log_path=str(places.log(spec.id.instance)),
         target=target,
@@ -44,9 +47,11 @@ def fork_order(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incar
     )
 
 
-def environment(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnation) -> dict[str, str]:
+def environment(
+    spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnation, key: str = ""
+) -> dict[str, str]:
     """All of it; LISTEN_* are added by the child. An agent's own `env` can replace what is inherited, not what we say."""
-    return {**inherited(spec.pass_env), **spec.env, **_told(spec, fleet, places, incarnation)}
+    return {**inherited(spec.pass_env), **spec.env, **_told(spec, fleet, places, incarnation), **_keys(fleet, key)}
 
 
 def inherited(names: Iterable[str], environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -85,6 +90,13 @@ def listening_on(spec: AgentSpec, host: str, security: str) -> dict[str, tuple[s
     if spec.health_port:
         wanted["http"] = (host if is_off_loopback else LOOPBACK, spec.health_port)
     return wanted
+
+
+def _keys(fleet: Fleet, key: str) -> dict[str, str]:
+    if fleet.security != "curve":
+        return {}
+    told = {"AGENTKIT_KEYS": os.environ.get("AGENTKIT_KEYS") or fleet.keys, "AGENTKIT_KEY": key}
+    return told | ({"AGENTKIT_LOCAL": "curve"} if fleet.encrypts_loopback else {})
 
 
 def _told(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnation) -> dict[str, str]:

@@ -70,6 +70,7 @@ class Process:
     leaving: Leaving = Leaving.NO
     pid: int | None = None
     incarnation: Incarnation = Incarnation(0)
+    key: str = ""  #: fingerprint of the key that it serves with; "": no encryption
     health: Health = Health.OK
     health_reason: str = ""
     trouble: str = ""  #: ready, but a required dependency is gone: shown as degraded
@@ -155,9 +156,9 @@ def unblocked(p: Process, now_s: float, *, slowest_dependency: str = "") -> Outc
     return p, [Fork(p.id)]
 
 
-def ordered(p: Process, incarnation: Incarnation) -> Process:
-    """The fork is on order: from here on, what is told of `incarnation` is about this process."""
-    return replace(p, incarnation=incarnation)
+def ordered(p: Process, incarnation: Incarnation, key: str = "") -> Process:
+    """The fork is on order: from here on, what is told of `incarnation` is about this process. `key`: that it serves with."""
+    return replace(p, incarnation=incarnation, key=key)
 
 
 def forked(p: Process, pid: int, incarnation: Incarnation, now_s: float) -> Outcome:

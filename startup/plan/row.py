@@ -50,6 +50,7 @@ class AgentRow:
     traits: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict
     )  #: of methods, for callers: AgentRecord.traits
+    keys: Mapping[str, str] = field(default_factory=dict)  #: of encrypted endpoints: AgentRecord.keys
     health_url: str | None = None
     stamps: Stamps = field(default_factory=Stamps)
     slowest_dependency: str = ""  #: the id whose readiness unblocked it: the critical path is read off these
@@ -77,6 +78,7 @@ class AgentRow:
             timeouts_s=self.timeouts_s,
             traits=self.traits,
             predecessor=self.predecessor,
+            keys=self.keys,
             health=self.health.value,
             health_url=self.health_url,
         )

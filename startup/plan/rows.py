@@ -22,6 +22,8 @@ class Place:
     host: str = LOOPBACK  #: the machine's address for others
     wall_offset_s: float = 0.0  #: seconds since the epoch minus monotonic seconds, here and now
     logs: str = ""  #: folder of the log files
+    is_encrypted: bool = False  #: what listens on `host` takes known keys only
+    encrypts_loopback: bool = False
 
     def endpoints(self, spec: AgentSpec) -> Mapping[str, str]:
         """Endpoint name -> address; a program's own port stands under the local name too."""
@@ -29,6 +31,13 @@ class Place:
             return {}
         local = {INBOX_LOCAL: f"tcp://{LOOPBACK}:{spec.port}"}
         return local if is_loopback(self.host) else {**local, INBOX: f"tcp://{self.host}:{spec.port}"}
+
+    def keys(self, spec: AgentSpec, key: str) -> Mapping[str, str]:
+        """Endpoint name -> the key that a process serves with there; empty where nothing is encrypted."""
+        if not key or spec.sockets == "self":
+            return {}
+        encrypted = {INBOX} if self.is_encrypted else set()
+        return dict.fromkeys(encrypted | ({INBOX_LOCAL} if self.encrypts_loopback else set()), key)
 
     def health_url(self, spec: AgentSpec) -> str | None:
         return f"http://{self.host}:{spec.health_port}/health" if spec.health_port else None
@@ -61,6 +70,7 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
         endpoints=place.endpoints(p.spec),
         timeouts_s=p.timeouts_s,
         traits=p.traits,
+        keys=place.keys(p.spec, p.key),
         health_url=place.health_url(p.spec),
         stamps=wall(p.stamps, place.wall_offset_s),
         slowest_dependency=p.slowest_dependency,

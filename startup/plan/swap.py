@@ -80,9 +80,9 @@ def forked_beside(p: Process, now_s: float) -> Outcome:
     return _with(p, beside=successor, role=Role.COMES), [ForkBeside(p.id)]
 
 
-def ordered(p: Process, incarnation: Incarnation) -> Process:
+def ordered(p: Process, incarnation: Incarnation, key: str = "") -> Process:
     """The successor's fork is on order."""
-    return p if p.swap is None else _with(p, beside=proc.ordered(p.swap.beside, incarnation))
+    return p if p.swap is None else _with(p, beside=proc.ordered(p.swap.beside, incarnation, key))
 
 
 def restarted(p: Process, spec: AgentSpec, now_s: float) -> Outcome:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgpack
 
-from agentkit.names import AgentId, AgentName, MachineName
+from agentkit.names import AgentId, AgentName, MachineName, is_loopback
 
 Condition = Literal["healthy", "started", "completed"]
 RestartMode = Literal["on-failure", "always", "never"]
@@ -246,9 +246,18 @@ class Fleet:
     registry: Literal["mesh", "consul"] = "mesh"
     consul: ConsulAccess | None = None  #: set exactly when `registry` is consul
     security: Literal["loopback", "none", "curve"] = "loopback"
+    keys: str = ""  #: folder of keys on each machine, as written (`~` is that of who runs the node); "": the usual one
+    encrypts_loopback: bool = False
     preload: tuple[str, ...] = ()
     mesh: MeshSpec = field(default_factory=MeshSpec)
     phases: tuple[tuple[str, ...], ...] = ()  #: barriers between groups (by group name), in order
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether anything of it is encrypted."""
+        return self.security == "curve" and (
+            self.encrypts_loopback or any(not is_loopback(machine.host) for machine in self.machines)
+        )
 
     def agent(self, id: AgentId) -> AgentSpec:
         """KeyError when there is none."""

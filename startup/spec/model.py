@@ -362,7 +362,9 @@ class MeshModel(Model):
 
 
 class KeysModel(Model):
-    keys: str = Field(description="Folder of this cluster's CURVE keys.")
+    keys: str = Field(
+        "~/.config/agentkit/keys", description="Folder of this cluster's CURVE keys, on each machine (`agentkit keys`)."
+    )
     local: Literal["curve"] | None = Field(None, description="curve: loopback connections are encrypted too.")
 
 

@@ -26,10 +26,6 @@ def unserved(resolved: Resolved) -> Iterator[Problem]:
         place = str(resolved.settings.place_of("consul"))
         found = "how Consul is reached, but `registry` is not consul: it is not asked"
         yield Problem(severity="warning", check="registry", place=place, at="consul", found=found)
-    if fleet.security == "curve":
-        found = "keys, which this version does not use yet: nothing is encrypted"
-        place = str(resolved.settings.place_of("security"))
-        yield Problem(severity="warning", check="unserved", place=place, at="security", found=found)
     yield from _of_agents(
         resolved, "resources", [spec for spec in fleet.agents if _has_limits(spec)], "not enforced yet"
     )

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 import zmq
 
+from agentkit.security.folder import KeyFolder
+from agentkit.security.keys import new_key
+from agentkit.security.ring import Keyring
 from agentkit.transport import context
+from agentkit.transport.curve import Doorkeeper, calling
+from agentkit.transport.dealer import Dial
+from agentkit.transport.frames import is_readable
 from agentkit.transport.pubsub import Endpoints, Sender, Subscriber
 from agentkit.transport.reader import Reader
 from agentkit.transport.relay import Relay
@@ -197,3 +203,77 @@ relay.close()
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) <= 4
     assert os.listdir(folders[0]) == []
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFolder:
+    """Of two machines."""
+    folder = KeyFolder(tmp_path / "keys")
+    folder.add([new_key("m0", "agent"), new_key("m1", "agent")])
+    return folder
+
+
+@asynccontextmanager
+async def guarded(folders: list[Path], keys: KeyFolder) -> AsyncIterator[tuple[list[Relay], list[Keyring]]]:
+    """Two relays that know each other by their keys."""
+    rings = [Keyring.of_machine(keys, f"m{number}") for number in range(2)]
+    made = [
+        Relay(folder, "127.0.0.1", max_frame_bytes=FRAME_BYTES, keys=ring)
+        for folder, ring in zip(folders, rings, strict=False)
+    ]
+    for number, relay in enumerate(made):
+        other = 1 - number
+        relay.hear(f"m{other}", made[other].out, Dial(rings[number].own, rings[other].own.public))
+    try:
+        yield made, rings
+    finally:
+        for relay in made:
+            relay.close()
+        assert not Doorkeeper._of
+
+
+async def test_with_keys_relays_tell_each_other_and_no_stranger(folders: list[Path], keys: KeyFolder) -> None:
+    async with guarded(folders, keys) as (relays, _), ears(folders[:2], b"t") as listening:
+        stranger = context.socket(zmq.SUB, max_frame_bytes=-1)
+        unknown = context.socket(zmq.SUB, max_frame_bytes=-1)
+        try:
+            own = new_key("m1", "agent")
+            calling(unknown, own, keys.load().of("m0")[0].public)
+            for sock in (stranger, unknown):
+                sock.subscribe(b"")
+                sock.connect(relays[0].out)
+            sender = Sender(Endpoints.below(folders[0]).publish)
+            for number in range(50):
+                sender.send(b"t event %d" % number)
+            await eventually(lambda: all(ear.count(b"t event 49") for ear in listening))
+            assert not is_readable(stranger)
+            assert not is_readable(unknown)
+            sender.close()
+        finally:
+            stranger.close(linger=0)
+            unknown.close(linger=0)
+
+
+async def test_a_relay_whose_key_is_revoked_hears_nothing_more(folders: list[Path], keys: KeyFolder) -> None:
+    async with guarded(folders, keys) as (relays, rings), ears(folders[:2], b"t") as listening:
+        keys.revoke({rings[1].own.fingerprint: "m1"})
+        rings[0].reload()
+        relays[0].cut()
+        sender = Sender(Endpoints.below(folders[0]).publish)
+        for number in range(50):
+            sender.send(b"t after %d" % number)
+            await asyncio.sleep(0.01)
+        await eventually(lambda: listening[0].count(b"t after 49"))
+        assert not listening[1].count(b"t after 49")
+        sender.close()
+
+
+async def test_those_that_are_known_come_back_after_a_cut(folders: list[Path], keys: KeyFolder) -> None:
+    async with guarded(folders, keys) as (relays, _), ears(folders[:2], b"t") as listening:
+        relays[0].cut()
+        sender = Sender(Endpoints.below(folders[0]).publish)
+        async with asyncio.timeout(20):
+            while not listening[1].count(b"t again"):
+                sender.send(b"t again")
+                await asyncio.sleep(0.02)
+        sender.close()

@@ -283,8 +283,8 @@ def test_only_one_of_two_operators_wins_and_the_other_is_told_who(fresh: Nodes) 
 
 
 def test_what_would_listen_to_strangers_without_keys_is_refused(fresh: Nodes) -> None:
-    with pytest.raises(Refused, match="keys"):
-        fresh.up(fresh.program("A"), security="curve")
+    with pytest.raises(Refused, match=r"/nowhere.*agentkit keys init"):
+        fresh.up(fresh.program("A"), security="curve", encrypts_loopback=True, keys="/nowhere")
     assert fresh.ask()["revision"] is None
     fresh.number = 0
 

@@ -4,20 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from tests.startup.spec.projects import agents, loaded, of, one
-
-
-@pytest.mark.parametrize(
-    ("settings", "at", "severity"),
-    [("security: {keys: /keys}\n", "security", "warning")],
-)
-def test_a_setting_of_the_fleet_that_has_no_effect_is_named(
-    tmp_path: Path, settings: str, at: str, severity: str
-) -> None:
-    problem = one(loaded(tmp_path, settings + agents("A: {agent: 'm:C', port: 10100}")), "unserved")
-    assert (problem.at, problem.severity) == (at, severity)
+from tests.startup.spec.projects import agents, loaded, of
 
 
 def test_limits_and_sleep_are_named_once_for_all_agents(tmp_path: Path) -> None:
