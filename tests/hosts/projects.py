@@ -62,6 +62,12 @@ def agents(machine: Machine) -> dict[str, dict[str, Any]]:
     return {f"{agent['machine']}/{agent['instance']}": agent for agent in told["agents"]}
 
 
+def numbers(machine: Machine) -> dict[str, int]:
+    """The revision that each machine acts on, as `status` there tells."""
+    nodes = typed(machine, "status", "--json").json["nodes"]
+    return {node["machine"]: node["revision"]["number"] for node in nodes}
+
+
 def until(reached: Any) -> Any:
     """What `reached()` returns as soon as it is something; commands are typed again and again meanwhile."""
     ends_s = time.monotonic() + PATIENCE_S
