@@ -1,4 +1,4 @@
-"""Is this machine fit to run the fleet? Every check with what was found, what is needed, and the fix.
+"""Is this machine fit to run the fleet, and are the others there? Every check with what was found, what is needed, and the fix.
 
     agentkit doctor                 for the fleet of the default file, if there is one
     agentkit doctor fleet.yaml
@@ -39,15 +39,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """0 fit, 1 not."""
+    from startup.cli.elsewhere import elsewhere
     from startup.cli.facts import gather
 
     fleet = _fleet(arguments)
-    here = fleet.machines[0].name if fleet and fleet.machines else "local"
-    # all machines of the file count: a fresh checkout runs them here
-    agents = arguments.agents if arguments.agents is not None else len(fleet.agents) if fleet else 84
-    ports = {port for spec in fleet.agents for port in (spec.port, spec.health_port) if port} if fleet else set()
-    facts = gather(arguments.cluster or (fleet.cluster if fleet else "fleet"), here, agents=agents, ports=ports)
-    findings = examine(facts)
+    far = elsewhere(fleet.machines) if fleet else []
+    # a fresh checkout runs all machines of its file here
+    ours = [machine.name for machine in fleet.machines if machine not in far] if fleet else []
+    specs = [spec for spec in fleet.agents if spec.machine in ours] if fleet else []
+    agents = arguments.agents if arguments.agents is not None else len(specs) if fleet else 84
+    ports = {port for spec in specs for port in (spec.port, spec.health_port) if port}
+    cluster = arguments.cluster or (fleet.cluster if fleet else "fleet")
+    findings = examine(gather(cluster, ours[0] if ours else "local", agents=agents, ports=ports))
+    if fleet and far:
+        from startup.cli import neighbours
+
+        findings += neighbours.examine(fleet, far)
     is_fit = not any(finding.verdict == "fail" for finding in findings)
     if arguments.json:
         say_json({"fit": is_fit, "checks": [asdict(finding) for finding in findings]})

@@ -48,10 +48,11 @@ def known_machines(cluster: str) -> list[MachineSpec]:
 def _known_keys(cluster: str) -> str:
     """`security.keys` of the same fleet."""
     kept = _kept(cluster)
-    return str(kept.get("keys") or "") if kept is not None else _keys_of(_of_default_file(cluster))
+    return str(kept.get("keys") or "") if kept is not None else keys_of(_of_default_file(cluster))
 
 
-def _keys_of(fleet: Fleet | None) -> str:
+def keys_of(fleet: Fleet | None) -> str:
+    """Its `security.keys`; "": the usual folder."""
     return str(getattr(fleet, "keys", ""))
 
 
@@ -94,7 +95,7 @@ class Elsewhere:
         """Bring up their nodes; those without SSH have to run already."""
         if machines := self._with_ssh():
             self._over_ssh().up(fleet, machines, lambda: project_of(fleet, is_pushed=is_pushed))
-        self._by_key([it for it in self._machines.values() if it.ssh is None], _keys_of(fleet))
+        self._by_key([it for it in self._machines.values() if it.ssh is None], keys_of(fleet))
 
     def begin_find(self) -> None:
         """Look for their nodes."""

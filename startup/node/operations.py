@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from agentkit.clock import SYSTEM_CLOCK
 from agentkit.errors import BadRequest
 from agentkit.names import AgentId, Incarnation, matching
 from startup.errors import Refused
@@ -69,7 +70,7 @@ class Operations:
         self._keys = keys
         self._operations: dict[str, Callable[[Mapping[str, Any]], Any]] = {
             "hello": self._hello,
-            "ping": lambda _: {},
+            "ping": lambda _: {"time_s": SYSTEM_CLOCK.wall_s()},
             "propose": self._propose,
             "restart": self._restart,
             "retry": self._retry,

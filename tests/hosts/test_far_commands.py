@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.hosts.conftest import Hosts
+from tests.hosts.conftest import Hosts, demand
+from tests.hosts.machines import clock_library
 from tests.hosts.projects import agents, install, typed, until
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -30,6 +31,10 @@ def test_either_machine_shows_and_changes_the_whole_cluster_and_says_when_it_can
     assert stopped.code == 0, stopped.err
     assert agents(a)["main_pc/Near"]["phase"] == "stopped"
     assert typed(b, "start", "Near").code == 0
+
+    checks = {it["name"]: it["verdict"] for it in typed(a, "doctor", "--json").json["checks"]}
+    of_pc2 = ("address", "node port", "way there", "clock")
+    assert [checks[f"pc2: {name}"] for name in of_pc2] == ["ok", "ok", "ok", "ok"]
 
     link.cut()
     until(lambda: agents(a)["pc2/Far"]["phase"] == "unreachable")
@@ -55,4 +60,24 @@ def test_either_machine_shows_and_changes_the_whole_cluster_and_says_when_it_can
     numbers = [node["revision"]["number"] for node in typed(a, "status", "--json").json["nodes"]]
     assert len(numbers) == 2
     assert len(set(numbers)) == 1
+    assert typed(b, "down").code == 0
+
+
+def test_a_clock_that_is_an_hour_ahead_is_told_of_and_changes_no_order(hosts: Hosts) -> None:
+    a, b, link = hosts
+    demand("" if clock_library() else "Debian's package faketime is missing")
+    b.off()
+    b.offset_clock("+1h")
+    install(a, b, agents={"Near": a.name, "Far": b.name})
+    b.on()
+    link.plug()
+    assert typed(a, "up").code == 0
+    assert "its clock 1h00m ahead" in typed(a, "status").out
+    assert all(0 <= agent["uptime_s"] < 600 for agent in agents(a).values())
+    assert typed(a, "restart", "Far").code == 0
+    assert typed(a, "restart", "Near").code == 0
+    told = typed(a, "logs", "--json").json
+    started = [line["agent"] for line in told["lines"] if line["message"].startswith("started with")]
+    assert started[-2:] == ["pc2/Far", "main_pc/Near"]
+    assert "the clock of pc2 is 1h00m ahead of this machine's" in told["notes"][0]
     assert typed(b, "down").code == 0
