@@ -76,7 +76,8 @@ def _of_default_file(cluster: str) -> Fleet | None:
         return None
     from startup.spec.load import load
 
-    return load(file, environ=os.environ, inspect=False).fleet
+    loaded = load(file, environ=os.environ, inspect=False)
+    return loaded.resolved.fleet if loaded.resolved else None  # its machines count, whatever else is wrong
 
 
 class Elsewhere:

@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--supervised", action="store_true", help="run: somebody else starts the node again when it dies"
     )
+    parser.add_argument(
+        "--host", default="", metavar="ADDRESS", help="run, unit: where other nodes find it before its first `up`; "
+        "default: what the file in this folder says",
+    )  # fmt: skip
+    parser.add_argument("--node-port", type=int, default=0, metavar="PORT", help="run, unit: likewise")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,6 +55,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from startup.node.options import BootOptions
 
     cluster, machine = _place(arguments)
+    host, port = _address(arguments, cluster, machine)
     options = BootOptions(
         cluster=cluster,
         machines=(machine,),
@@ -57,6 +63,8 @@ def _run(arguments: argparse.Namespace) -> int:
         state_root=str(state_root()),
         supervised=arguments.supervised,
         foreground=True,
+        host=host,
+        node_port=port,
     )
     command = boot_command(options)
     os.execve(command[0], command, boot_environment())  # noqa: S606 - no shell is wanted
@@ -124,6 +132,7 @@ def _unit(arguments: argparse.Namespace) -> int:
     text = unit(
         cluster,
         machine,
+        *_address(arguments, cluster, machine),
         python=sys.executable,
         environ=os.environ,
         run=run_root(),
@@ -138,10 +147,21 @@ def _unit(arguments: argparse.Namespace) -> int:
 
 
 def unit(
-    cluster: str, machine: str, *, python: str, environ: Mapping[str, str], run: Path, state: Path, folder: Path
+    cluster: str,
+    machine: str,
+    host: str = "",
+    port: int = 0,
+    *,
+    python: str,
+    environ: Mapping[str, str],
+    run: Path,
+    state: Path,
+    folder: Path,
 ) -> str:
     """A systemd unit (user or system) for one machine's node. NotifyAccess=all: the node is told READY by the process that it
     boots in; KillMode=process: agents outlive their node, and the next one takes them over."""
+    from agentkit.security.folder import FOLDER_VARIABLE  # it imports ZeroMQ
+
     variables = {
         "PATH": environ.get("PATH", "/usr/bin:/bin"),
         RUN_DIR_VARIABLE: str(run),
@@ -150,8 +170,11 @@ def unit(
     package = Path(__file__).resolve().parents[2]
     if not str(package).endswith("site-packages"):
         variables["PYTHONPATH"] = str(package)
-    lines = [f"Environment={_quoted(f'{name}={value}')}" for name, value in variables.items()]
+    if keys := environ.get(FOLDER_VARIABLE):
+        variables[FOLDER_VARIABLE] = keys
     command = f"{_quoted(python)} -m startup node run --supervised --cluster {cluster} --machine {machine}"
+    command += (f" --host {_quoted(host)}" if host else "") + (f" --node-port {port}" if port else "")
+    lines = [f"Environment={_quoted(f'{name}={value}')}" for name, value in variables.items()]
     stop = f"{_quoted(python)} -m startup node stop --cluster {cluster} --machine {machine}"
     return "\n".join(
         [
@@ -204,6 +227,18 @@ def _place(arguments: argparse.Namespace) -> tuple[str, str]:
                 fix="for example --cluster reference --machine main_pc",
             )
     return str(cluster), str(machine)
+
+
+def _address(arguments: argparse.Namespace, cluster: str, machine: str) -> tuple[str, int]:
+    """Where a node listens for others that has no revision yet: as the command line says, else the newest revision or the file."""
+    if arguments.host or arguments.node_port:
+        return arguments.host, arguments.node_port
+    from startup.cli.elsewhere import known_machines
+
+    for known in known_machines(cluster):
+        if known.name == machine:
+            return known.host, known.node_port or 0
+    return "", 0
 
 
 def _meant(arguments: argparse.Namespace) -> list[NodeInfo]:

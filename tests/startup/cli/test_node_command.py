@@ -70,3 +70,15 @@ def test_which_node_is_meant_has_to_be_clear(fleet: Launched) -> None:
     told = fleet.run("node", "unit", "--cluster", "c", "--machine", "m", "--json").json
     assert told["name"] == "agentkit-c-m.service"
     assert "ExecStart=" in told["unit"]
+    assert "--host" not in told["unit"]
+
+
+def test_the_unit_tells_where_the_node_listens_before_its_first_up_and_where_its_keys_are(fleet: Launched) -> None:
+    machines = "machines: {m: {host: 127.0.0.7, node_port: 10007}}\n"
+    (fleet.folder / "startup_config.yaml").write_text(f"version: 1\ncluster: c\n{machines}agent_groups: {{}}\n")
+    fleet.more_environment["AGENTKIT_KEYS"] = "/etc/keys of us"
+    unit = fleet.run("node", "unit", "--cluster", "c", "--machine", "m").out
+    assert "node run --supervised --cluster c --machine m --host 127.0.0.7 --node-port 10007\n" in unit
+    assert 'Environment="AGENTKIT_KEYS=/etc/keys of us"\n' in unit
+    chosen = fleet.run("node", "unit", "--cluster", "c", "--machine", "m", "--host", "10.0.0.9").out
+    assert "--machine m --host 10.0.0.9\n" in chosen
