@@ -26,7 +26,7 @@ from agentkit.runtime import AgentRuntime
 from agentkit.settings import AgentSettings
 from agentkit.transport import adopt
 from agentkit.transport.context import close_context
-from agentkit.transport.gate import SUCCEEDED, Gate
+from agentkit.transport.gate import HANDED_OVER, SUCCEEDED, Gate
 from agentkit.transport.notify import Notifier
 
 log = logs.get_logger("agentkit.main")
@@ -81,6 +81,7 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, runtime.request_stop)
     loop.add_signal_handler(SUCCEEDED, runtime.succeeded)
+    loop.add_signal_handler(HANDED_OVER, runtime.handed_over)
     failure: str
     starting = loop.create_task(runtime.start(), name="start")
     stopped = loop.create_task(runtime.until_stopped(), name="until_stopped")
@@ -111,7 +112,7 @@ async def serve(
         notifier.send({"X_AGENTKIT_FAILED": failure})
     await runtime.stop()
     # The loop takes its handlers along; a signal that comes again from here on would be a KeyboardInterrupt in the clean-up
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, SUCCEEDED))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, SUCCEEDED, HANDED_OVER))
     log.info("agent.stopped", failure=failure or None)
     return EXIT_FAILED if failure else EXIT_OK
 

@@ -209,6 +209,15 @@ class AgentRuntime:
         self._is_succeeded = True
         if self._http is not None:
             self._http.accept_no_more()
+        self.handed_over()
+
+    def handed_over(self) -> None:
+        """End `until_stopped`: a successor takes whoever connects from now on."""
+        from agentkit.transport.lookaway import look_away  # few processes ever need it, and it needs ctypes
+
+        for name in INBOX_LOCAL, INBOX:
+            if name in self._listeners:
+                look_away(self._listeners[name])
         self.request_stop()
 
     async def until_stopped(self) -> str:

@@ -24,9 +24,10 @@ PREDECESSOR_VARIABLE: Final = "AGENTKIT_PREDECESSOR"
 #: The `roll:` of the fleet file, when it has one.
 ROLL_VARIABLE: Final = "AGENTKIT_ROLL"
 
-#: Tells a process to go as SIGTERM does, and that its successor serves already. A real-time signal: those that have names are for
-#: authors, and SIGTERM could not say which of the two it means.
+#: Tell a process to go as SIGTERM does, and that its successor serves already, or waits for its end: either way new connections are
+#: not its own any more. Real-time signals: those that have names are for authors, and SIGTERM could not say which it means.
 SUCCEEDED: Final = signal.SIGRTMIN + 3
+HANDED_OVER: Final = signal.SIGRTMIN + 4
 
 
 def way_of(cls: Any, environ: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from typing import Final
 from agentkit.errors import AgentkitError
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
-from agentkit.transport.gate import SUCCEEDED
+from agentkit.transport.gate import HANDED_OVER, SUCCEEDED
 from startup.node.endgame import Endgame
 from startup.node.exits import Exit
 from startup.node.gates import Gate
@@ -48,6 +48,9 @@ from startup.plan.phase import Phase
 from startup.spec.fleet import AgentSpec, Fleet
 
 log = get_logger("node.hands")
+
+#: How a process is told to go.
+_GO: Final = {"": signal.SIGTERM, "serves": SUCCEEDED, "waits": HANDED_OVER}
 
 #: Reasons for which a fork does not come about and that the operator has to see.
 _FORK_ERRORS: Final = (AgentkitError, OSError)
@@ -258,12 +261,11 @@ class Hands:
         if running is None:
             return  # it is gone already, and being swept
         match action:
-            case Terminate(succeeded=succeeded):
-                number = SUCCEEDED if succeeded else signal.SIGTERM
+            case Terminate(successor=successor):
                 if self._is_over(running) and (waiting := self.before_end(running.id)):
                     self._spawn(self._terminate_after(waiting, running), f"terminate {running.id}")
                 else:
-                    self._endgame.terminate(running.pid, running.pidfd, number)
+                    self._endgame.terminate(running.pid, running.pidfd, _GO[successor])
             case Abort():
                 self._endgame.abort(running.pid, running.pidfd)
             case Kill():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from agentkit.names import AgentId, Incarnation
 
@@ -53,12 +53,12 @@ class ProbeReady:
 
 @dataclass(frozen=True, slots=True)
 class Terminate:
-    """SIGTERM: it shall go, and has its grace period for that. `succeeded`: its successor serves already, so it also leaves the
-    health port to that one."""
+    """SIGTERM: it shall go, and has its grace period for that. `successor`: who takes new connections from now on, so it does not:
+    one that serves, and answers on the health port, too, or one that waits."""
 
     id: AgentId
     incarnation: Incarnation
-    succeeded: bool = False
+    successor: Literal["", "serves", "waits"] = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,8 +154,9 @@ def settled(before: Process, p: Process, actions: list[Action], now_s: float) ->
     elif role is Role.COMES and beside.phase is Phase.READY:
         after, more = _taken_over(p, now_s)
     elif role is Role.COMES and beside.phase is Phase.PARKED and p.phase is Phase.READY:
-        after, more = proc.stop(p, now_s, Leaving.RESTART)
+        after, told = proc.stop(p, now_s, Leaving.RESTART)
         after = replace(after, phase=Phase.DRAINING)
+        more = [replace(found, successor="waits") for found in told if isinstance(found, Terminate)]
     else:
         return p, actions
     return after, [*actions, *more]
@@ -203,7 +204,7 @@ def _taken_over(p: Process, now_s: float) -> Outcome:
     assert p.swap is not None
     old, told = proc.stop(replace(p, swap=None), now_s, Leaving.RESTART)
     swap = Swap(role=Role.GOES, beside=old, again=p.swap.again)
-    actions: list[Action] = [replace(found, succeeded=True) for found in told if isinstance(found, Terminate)]
+    actions: list[Action] = [replace(found, successor="serves") for found in told if isinstance(found, Terminate)]
     return replace(_heir(p, p), swap=swap), actions
 
 

@@ -38,7 +38,7 @@ class Rolling(BaseAgent):
         if os.path.exists("broken"):
             raise FileNotFoundError("the model is not there")
         if os.path.exists("deaf"):
-            for number in (signal.SIGTERM, signal.SIGRTMIN + 3):
+            for number in (signal.SIGTERM, signal.SIGRTMIN + 3, signal.SIGRTMIN + 4):
                 asyncio.get_running_loop().add_signal_handler(number, self.tell, "hears nothing")
 
     async def on_stop(self):

@@ -65,7 +65,7 @@ def test_in_an_overlap_the_old_one_goes_when_the_new_one_serves_and_only_then_th
     assert row(sim).roll == f"its predecessor (pid {int(old) + 100}) drains"
     sim.run(1.0)
     assert (row(sim).incarnation, row(sim).roll, sim.lives[new].is_gated) == (new, "", False)
-    assert performed(sim, *ROLL) == [ForkBeside(A), Terminate(A, old, succeeded=True), Release(A, new)]
+    assert performed(sim, *ROLL) == [ForkBeside(A), Terminate(A, old, successor="serves"), Release(A, new)]
     assert (row(sim).restarts, row(sim).last_exit) == (0, "")
 
 
@@ -82,7 +82,7 @@ def test_in_a_handover_the_new_one_is_parked_before_the_old_one_is_told_and_star
     assert (row(sim).phase, row(sim).incarnation) == (Phase.STARTING, new)
     sim.run(1.0)
     assert (row(sim).phase, row(sim).restarts, row(sim).roll) == (Phase.READY, 0, "")
-    assert performed(sim, *ROLL) == [ForkBeside(A), Terminate(A, old), Release(A, new)]
+    assert performed(sim, *ROLL) == [ForkBeside(A), Terminate(A, old, successor="waits"), Release(A, new)]
 
 
 @pytest.mark.parametrize("behaviour", [Behaviour(fails=1), Behaviour(ready_after_s=None), Behaviour(parks=True)])
