@@ -17,7 +17,6 @@ The rules:
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -29,14 +28,13 @@ from startup.plan import swap
 from startup.plan.actions import Action, CloseListeners, Fork, ProbeExternal
 from startup.plan.blockers import Seen, View, blockers, trouble
 from startup.plan.desired import Desired
+from startup.plan.externals import Externals
 from startup.plan.phase import ALIVE, COMING_UP, UP, Phase
 from startup.plan.process import Leaving, Process
 from startup.plan.revision import Revision
 from startup.plan.row import AgentRow
+from startup.plan.timers import Timers
 from startup.spec.fleet import AgentSpec
-
-#: An external that answered counts as up this long, so that one probe serves all who wait for it, seconds.
-EXTERNAL_FRESH_S: Final = 10.0
 
 #: What may happen to a process: a function of process.py with its facts bound.
 Change: TypeAlias = Callable[[Process], "Process | tuple[Process, list[Action]]"]
@@ -79,13 +77,12 @@ class Reconciler:
         self._remote: dict[AgentId, AgentRow] = {}
         self._unreachable: frozenset[str] = frozenset()
         self._leaving = False
-        self._externals_up: dict[str, float] = {}
-        self._external_waiters: dict[str, set[AgentId]] = {}
+        self._externals = Externals()
         self._missing: list[set[AgentId]] = []  #: per phase: the agents that its gate still lacks
         self._up_since_s: dict[AgentId, float] = {}
         self._view = View(self.desired, self.see, self._external_is_up)
         self._now_s = 0.0
-        self._timers: list[tuple[float, AgentId]] = []
+        self._timers = Timers()
         self._dirty: dict[AgentId, None] = {}  #: ordered, so that steps are the same in every run
         self._changed: set[AgentId] = set()
         self._removed: list[Process] = []
@@ -147,7 +144,7 @@ class Reconciler:
         after = self.processes[id] = proc.fed(p, now_s)
         if after.deadline_s is None or p.deadline_s is not None:
             return False
-        heapq.heappush(self._timers, (after.deadline_s, id))
+        self._timers.at(after.deadline_s, id)
         return True
 
     def adopt(self, p: Process, *, pid: int, incarnation: Incarnation, phase: Phase, now_s: float) -> None:
@@ -189,16 +186,11 @@ class Reconciler:
             self._moved(id, phase, self.see(id).phase)
 
     def external_answered(self, name: str, now_s: float) -> None:
-        self._externals_up[name] = now_s
-        self._dirty.update(dict.fromkeys(self._external_waiters.pop(name, ())))
+        self._dirty.update(dict.fromkeys(sorted(self._externals.answered(name, now_s))))
 
     def waits_for_external(self, name: str) -> bool:
         """Whether probing it is still worth while."""
-        waiters = self._external_waiters.get(name, set())
-        if any(p is not None and p.phase is Phase.WAITING for p in map(self.processes.get, waiters)):
-            return True
-        self._external_waiters.pop(name, None)
-        return False
+        return self._externals.is_awaited(name, self.processes)
 
     def restart(self, ids: Iterable[AgentId], now_s: float, *, may_roll: bool = True) -> list[AgentId]:
         """An operator's restart: at once, without regard to dependants, budget forgiven. What serves goes on until its successor
@@ -235,8 +227,7 @@ class Reconciler:
     def step(self, now_s: float) -> Step:
         """Decide everything that can be decided now."""
         self._now_s = now_s
-        while self._timers and self._timers[0][0] <= now_s:
-            _, id = heapq.heappop(self._timers)
+        for id in self._timers.due(now_s):
             p = self.processes.get(id)
             if p is not None:
                 self._dirty[id] = None
@@ -249,21 +240,11 @@ class Reconciler:
             actions=self._in_order(),
             changed=frozenset(self._changed),
             removed=tuple(self._removed),
-            wake_at_s=self._wake_at_s(),
+            wake_at_s=self._timers.next_s(self.processes),
             finished=self._is_finished(),
         )
         self._changed, self._removed, self._actions = set(), [], []
         return result
-
-    def _wake_at_s(self) -> float | None:
-        """When the first timer is due that still means something: a start that went well leaves its limit behind."""
-        while self._timers:
-            at_s, id = self._timers[0]
-            p = self.processes.get(id)
-            if p is not None and (at_s in _deadlines_s(p) or p.phase is Phase.WAITING):
-                return at_s
-            heapq.heappop(self._timers)
-        return None
 
     def _in_order(self) -> list[Action]:
         """Forks last, the one with the longest chain of dependants first: it decides when the last one is ready."""
@@ -388,12 +369,10 @@ class Reconciler:
             self._put(p, proc.unblocked(p, self._now_s, slowest_dependency=self._slowest(p)))
             return
         for external in found.externals:
-            waiters = self._external_waiters.setdefault(external, set())
-            if not waiters:
+            if self._externals.awaited_by(external, p.id):
                 self._actions.append(ProbeExternal(external))
-            waiters.add(p.id)
         if found.recheck_s is not None:
-            heapq.heappush(self._timers, (found.recheck_s, p.id))
+            self._timers.at(found.recheck_s, p.id)
         reason = found.reason or (p.reason if p.phase is Phase.WAITING else "")
         self._put(p, proc.blocked(p, self._now_s, waiting_for=found.waiting_for, because=found.because, reason=reason))
 
@@ -412,8 +391,7 @@ class Reconciler:
         return str(id) if id is not None and at_s >= (p.stamps.wanted_s or 0.0) and at_s > 0.0 else ""
 
     def _external_is_up(self, name: str) -> bool:
-        at_s = self._externals_up.get(name)
-        return at_s is not None and self._now_s - at_s <= EXTERNAL_FRESH_S
+        return self._externals.is_up(name, self._now_s)
 
     def _put(self, before: Process | None, outcome: Process | tuple[Process, list[Action]]) -> None:
         after, actions = outcome if isinstance(outcome, tuple) else (outcome, [])
@@ -424,9 +402,7 @@ class Reconciler:
             return
         self.processes[after.id] = after
         self._changed.add(after.id)
-        for at_s in _deadlines_s(after):
-            if before is None or at_s not in _deadlines_s(before):
-                heapq.heappush(self._timers, (at_s, after.id))
+        self._timers.changed(before, after)
         if after.swap is not None or (before is not None and before.swap is not None):
             self._swapped(before, after)
         if before is None or before.phase is not after.phase:
@@ -468,10 +444,3 @@ class Reconciler:
         (missing.discard if after in UP else missing.add)(id)
         if was_open != (not missing) or after not in UP:
             self._dirty.update((later, None) for later in self.desired.behind(id) if later.machine == self.machine)
-
-
-def _deadlines_s(p: Process) -> tuple[float, ...]:
-    """When `due` has something to say of it, or of the process beside it."""
-    own = () if p.deadline_s is None else (p.deadline_s,)
-    beside_s = p.swap.beside.deadline_s if p.swap is not None else None
-    return own if beside_s is None else (*own, beside_s)
