@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Final
 
 from agentkit.agent.handlers import Method
 from agentkit.errors import CallError
+from agentkit.observe.log import handling
 from agentkit.observe.trace import Span, Tracer
 from agentkit.resilience.admission import Gate
 from agentkit.resilience.deadline import Deadline
@@ -66,7 +67,7 @@ class Serving:
 
 
 #: Unset outside of handlers.
-current_call: ContextVar[Serving | None] = ContextVar("agentkit_call", default=None)
+current_call: Final[ContextVar[Serving | None]] = handling
 
 
 def serving() -> Serving | None:

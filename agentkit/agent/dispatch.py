@@ -31,7 +31,7 @@ from agentkit.errors import (
     InternalError,
     UnknownMethod,
 )
-from agentkit.observe.log import get_logger, task_id
+from agentkit.observe.log import get_logger
 from agentkit.observe.trace import TRACEPARENT, Span, Tracer
 from agentkit.resilience.admission import Gate
 from agentkit.resilience.deadline import DeadlineQueue
@@ -242,7 +242,6 @@ class Dispatcher:
         inbound, method = work.inbound, work.method
         work.has_begun = True
         current_call.set(work)
-        task_id.set(work)
         outcome, was_cut = "ok", False
         end: object = None
         try:

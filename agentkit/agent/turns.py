@@ -68,9 +68,14 @@ class Turns:
     def leave(self, work: Serving, seconds: float) -> None:
         """It has run for so long, and its places are free."""
         gates = self.gates[work.method.name]
+        has_line = False
         for gate in gates:
             gate.inside -= 1
             gate.ran(seconds)
+            if gate.line or gate.urgent:
+                has_line = True
+        if not has_line:
+            return
         for gate in gates:
             # Not just one: a follower may have to wait at another gate, and the place is for the next then
             while (gate.line or gate.urgent) and (follower := gate.next_waiting(now := now_s())) is not None:

@@ -40,9 +40,9 @@ finally:
 
 Format = Literal["json", "text", "auto"]
 
-#: What the lines of one request or task have in common: its text, and its attribute `span` if it has one. Dispatch sets it; a
-#: thread sees it in a copied context.
-task_id: ContextVar[object] = ContextVar("agentkit_task_id", default="")
+#: The request that is being handled: its text is the task id of its lines, and its attribute `span` says its trace. Dispatch sets
+#: it; a thread sees it in a copied context. (One variable that calls and logs both look at: to set another costs 0.2 us a call.)
+handling: ContextVar[Any] = ContextVar("agentkit_call", default=None)
 
 _LEVELS: Final[Mapping[str, int]] = {
     "debug": logging.DEBUG,
@@ -104,8 +104,8 @@ class LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            doing = task_id.get()
-            task, span = str(doing), getattr(doing, "span", None)
+            request = handling.get()
+            task, span = str(request or ""), getattr(request, "span", None)
             traced = {} if span is None else {"trace_id": span.trace_id, "span_id": span.span_id}
             if self._as_json:
                 line = lines.as_json(

@@ -138,12 +138,12 @@ def test_warnings_of_python_come_out_as_the_same_lines() -> None:
 
 
 def test_the_task_of_the_context_is_told_unless_the_caller_names_another(lines: Lines) -> None:
-    token = log.task_id.set("req-7")
+    token = log.handling.set("req-7")
     try:
         log.get_logger("a").info("x")
         log.get_logger("a").info("x", task_id="other", duration_ms=1.5)
     finally:
-        log.task_id.reset(token)
+        log.handling.reset(token)
     log.get_logger("a").info("x")
     told = lines.taken()
     assert [line["task_id"] for line in told] == ["req-7", "other", None]
