@@ -71,6 +71,33 @@ def test_binding_beyond_loopback_needs_security_written_out(tmp_path: Path) -> N
     assert keys.fleet.security == "curve"
 
 
+def test_the_place_of_the_project_on_a_machine_elsewhere_is_an_absolute_path(tmp_path: Path) -> None:
+    text = "security: none\nmachines: {a: {host: '${H:-203.0.113.5}', node_port: 10001, workdir: %s}}\n" + agents(
+        "A: {agent: 'm:C'}"
+    )
+    assert one(loaded(tmp_path, text % "srv/fleet"), "workdir").at == "machines.a.workdir"
+    fleet = loaded(tmp_path, text % "/srv/fleet").fleet
+    assert fleet is not None
+    assert (fleet.root_on("a"), fleet.machines[0].root) == ("/srv/fleet", "/srv/fleet")
+    here = loaded(tmp_path, text % "/srv/fleet", environ={"H": "127.0.0.1"}).fleet
+    assert here is not None
+    assert here.root_on("a") == here.project_root, "on this host it is only where processes work"
+
+
+@pytest.mark.parametrize("jump", ["gate", "ops@gate", "ops@192.0.2.1:2222"])
+def test_a_jump_host_may_have_a_user_and_a_port(tmp_path: Path, jump: str) -> None:
+    text = f"machines: {{a: {{ssh: {{jump: '{jump}'}}}}}}\n" + agents("A: {agent: 'm:C'}")
+    fleet = loaded(tmp_path, text).fleet
+    assert fleet is not None
+    assert fleet.machines[0].ssh is not None
+    assert fleet.machines[0].ssh.jump == jump
+
+
+def test_nothing_else_is_a_jump_host(tmp_path: Path) -> None:
+    text = "machines: {a: {ssh: {jump: 'ops@gate; rm -r'}}}\n" + agents("A: {agent: 'm:C'}")
+    assert loaded(tmp_path, text).errors
+
+
 def test_a_machine_elsewhere_needs_a_node_port(tmp_path: Path) -> None:
     text = "security: none\nmachines: {a: {host: '${H:-203.0.113.5}'}}\n" + agents("A: {agent: 'm:C'}")
     assert one(loaded(tmp_path, text), "node-port").at == "machines.a"
