@@ -132,10 +132,10 @@ class ConsulClient:
 
     # -- what everybody has registered
 
-    def passing(self, service: str, index: int, wait_s: float) -> Passing:
-        """The passing entries of a service; with an index, as soon as it is another or after `wait_s`. May be stale:
-        any server may answer, leader or not."""
-        params = [("passing", "1"), ("stale", "1"), *self._in_datacenter()]
+    def passing(self, service: str, index: int = 0, wait_s: float = 0.0, *, stale: bool = True) -> Passing:
+        """The passing entries of a service; with an index, as soon as it is another or after `wait_s`. `stale`: any server may answer,
+        leader or not."""
+        params = [("passing", "1"), *([("stale", "1")] if stale else []), *self._in_datacenter()]
         if index:
             params += [("index", str(index)), ("wait", f"{wait_s:g}s")]
 

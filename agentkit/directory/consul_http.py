@@ -121,12 +121,13 @@ class Http:
         return answer
 
     def _exchange(self, method: str, target: str, body: bytes | None, limit_s: float) -> Answer:
-        is_kept = self._connection is not None
+        # a query that waits for a change ends with its connection: whoever answers next may be another, with another index
+        may_repeat = self._connection is not None and limit_s == self._limit_s
         try:
             return self._once(method, target, body, limit_s)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             # a kept connection that the server had closed meanwhile: nothing was lost, as all that we ask may be asked twice
-            if not is_kept or self._is_aborted:
+            if not may_repeat or self._is_aborted:
                 raise
             self.close()
             return self._once(method, target, body, limit_s)

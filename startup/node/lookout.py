@@ -43,6 +43,7 @@ class Lookout:
         random: Random | None = None,
     ) -> None:
         self.is_in_doubt = False  #: set by who judges the answers: then it is asked more often
+        self.known: frozenset[AgentId] = frozenset()  #: set by the same: who would be missed
         self.problem = ""
         self._client = client
         self._cluster = cluster
@@ -71,31 +72,43 @@ class Lookout:
         while not self._closing.is_set():
             began_s = now_s()
             try:
-                found = self._client.passing(service_name(self._cluster), index, self._wait_s())
+                index = self._look(index, is_troubled)
             except RegistryError as exc:
                 self._note(str(exc))
-                index, is_troubled = 0, True
-                self._on_trouble()
-                self._closing.wait(backoff.failed())
-                continue
-            except Exception:
+            except Exception as exc:
                 log.exception("consul.failed")
-                index, is_troubled = 0, True
-                self._closing.wait(backoff.failed())
+                self._note(repr(exc))
+            else:
+                self._note("")
+                is_troubled = False
+                backoff.succeeded()
+                gap_s = QUERY_GAP_S * (1.0 + 0.1 * self._random.random())
+                self._closing.wait(max(0.0, began_s + gap_s - now_s()))
                 continue
-            self._note("")
-            backoff.succeeded()
-            told = next_index(index, found.index)
-            is_troubled |= told.was_reset or (index == 0 and now_s() - began_s > SLOW_S)
-            if is_troubled:
-                self._on_trouble()
-            if told.index != index or index == 0 or self.is_in_doubt:
-                passing, strangers = entries_of(found.services, self._cluster)
-                self._on_seen(Seen(passing, strangers, is_troubled))
-            index, is_troubled = told.index, False
-            gap_s = QUERY_GAP_S * (1.0 + 0.1 * self._random.random())
-            self._closing.wait(max(0.0, began_s + gap_s - now_s()))
+            index, is_troubled = 0, True
+            self._on_trouble()
+            self._closing.wait(backoff.failed())
         self._client.close()
+
+    def _look(self, index: int, is_troubled: bool) -> int:
+        """One query, told if it may be news; the index for the next one."""
+        service = service_name(self._cluster)
+        began_s = now_s()
+        found = self._client.passing(service, index, self._wait_s())
+        told = next_index(index, found.index)
+        is_troubled |= told.was_reset or (index == 0 and now_s() - began_s > SLOW_S)
+        if told.index == index != 0 and not self.is_in_doubt:
+            return index
+        passing, strangers = entries_of(found.services, self._cluster)
+        if self.known - passing.keys():
+            # Nobody is taken for gone on a stale read's word, nor on that of a Consul too slow to be fed in time
+            began_s = now_s()
+            passing, strangers = entries_of(self._client.passing(service, stale=False).services, self._cluster)
+            is_troubled |= now_s() - began_s > SLOW_S
+        if is_troubled:
+            self._on_trouble()
+        self._on_seen(Seen(passing, strangers, is_troubled))
+        return told.index
 
     def _wait_s(self) -> float:
         return WAIT_IN_DOUBT_S if self.is_in_doubt else WAIT_S

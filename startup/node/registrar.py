@@ -180,6 +180,9 @@ class Registrar:
         now = now_s()
         feed = now >= feed_due_s(self._fed_s, self._ttl_s, now)
         assert self._standing is not None
+        if not was_unknown and any(id not in self._standing for id in wanted):
+            # somebody else may have taken an id since
+            self._note_taken(found_of(self._timed(self._client.services), self._cluster, self._machine).taken)
         todo = steps(wanted, self._standing, taken=self._taken, spared=self._spared(), feed=feed)
         pause_s = step_pause_s(len(todo)) if was_unknown and self._was_registered else 0.0
         for step in todo:

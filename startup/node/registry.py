@@ -203,6 +203,7 @@ class _Consul:
         others = {id: entry for id, entry in seen.passing.items() if id.machine != self._machine}
         change = self._sightings.see(others, now, misses_ours=bool(ours - seen.passing.keys()))
         self._lookout.is_in_doubt = self._sightings.is_in_doubt
+        self._lookout.known = frozenset(self._sightings.known)
         if seen.strangers and seen.strangers != self._strangers:
             log.warning("consul.strangers", service=f"agentkit-{self._cluster}", entries=seen.strangers)
         self._strangers = seen.strangers

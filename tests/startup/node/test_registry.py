@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from startup.plan.phase import Phase
-from startup.spec.fleet import AgentSpec, ConsulAccess
+from startup.spec.fleet import AgentSpec, AgentTarget, ConsulAccess
 from tests.consul.fixtures import consul_server
 from tests.consul.server import Server
+from tests.faults.consul_pair import ECHO
 from tests.startup.node.cluster import PATIENCE_S, Nodes, nodes
+from tests.startup.plan.builders import agent
 
 __all__ = ["consul_server"]
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -75,6 +77,22 @@ def test_a_new_life_of_an_agent_stands_there_as_the_new_one(fleet: Nodes, consul
         lambda: consul_server.services().get("m/a", {"Meta": {"incarnation": before}})["Meta"]["incarnation"] != before
     )
     assert standing(fleet, consul_server) == {"m/a": "passing"}
+
+
+def test_an_agent_that_is_replaced_while_it_serves_never_leaves(fleet: Nodes, consul_server: Server) -> None:
+    (fleet.folder / "echo.py").write_text(ECHO)
+    up(fleet, consul_server, agent("Echo", target=AgentTarget(module="echo", cls="Echo"), port=21900))
+    eventually(lambda: standing(fleet, consul_server) == {"m/Echo": "passing"})
+    first = fleet.row("Echo").incarnation
+    fleet.ask("m", "restart", agents=["Echo"])
+    seen = []
+    eventually(
+        lambda: (
+            seen.append(standing(fleet, consul_server)),
+            consul_server.services()["m/Echo"]["Meta"]["incarnation"] != str(first),
+        )[1]
+    )
+    assert all(statuses == {"m/Echo": "passing"} for statuses in seen)
 
 
 def test_entries_outlive_the_death_of_a_node_and_are_fed_by_the_next(fleet: Nodes, consul_server: Server) -> None:
