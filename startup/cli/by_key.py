@@ -30,6 +30,7 @@ class Ways:
 
     doors: Mapping[str, Door]
     whys: Mapping[str, str]
+    has_key: bool = True
 
 
 def operator_keys(configured: str = "") -> Keyring | str:
@@ -52,10 +53,7 @@ def ways(machines: Iterable[MachineSpec], keys: Keyring | str | None = None) -> 
     keys = operator_keys() if keys is None else keys
     machines = list(machines)
     if isinstance(keys, str):
-        return Ways({}, {str(machine.name): keys for machine in machines})
-    from agentkit.transport.dealer import Dial
-    from startup.remote import RemoteDoor
-
+        return Ways({}, {str(machine.name): keys for machine in machines}, has_key=False)
     doors: dict[str, Door] = {}
     whys: dict[str, str] = {}
     places = {str(it.name): (it.host, it.node_port) for it in machines if it.node_port is not None}
@@ -67,17 +65,33 @@ def ways(machines: Iterable[MachineSpec], keys: Keyring | str | None = None) -> 
         elif name in silent:
             whys[name] = silent[name]
         else:
-            place = f"tcp://{machine.host}:{machine.node_port}"
-            try:
-                door = RemoteDoor(name, place, Dial(keys.own, keys.server_key(name)))
-                door.open().close()
-            except Unauthenticated as exc:
-                whys[name] = exc.message
-            except NoNode as exc:
-                whys[name] = str(exc)
-            else:
+            door, why = _opened(name, f"tcp://{machine.host}:{machine.node_port}", keys)
+            if door is not None:
                 doors[name] = door
+            else:
+                whys[name] = why
     return Ways(doors, whys)
+
+
+def _opened(machine: str, place: str, keys: Keyring) -> tuple[Door | None, str]:
+    """A door that opens; else why it does not. While keys are being changed a node may still have its machine's last one."""
+    from agentkit.transport.dealer import Dial
+    from startup.remote import RemoteDoor
+
+    try:
+        known = keys.server_keys(machine) or (keys.server_key(machine),)
+    except Unauthenticated as exc:
+        return None, exc.message
+    why = ""
+    for public in known:
+        door = RemoteDoor(machine, place, Dial(keys.own, public))
+        try:
+            door.open().close()
+        except NoNode as exc:
+            why = str(exc)
+        else:
+            return door, ""
+    return None, why
 
 
 def unanswered(places: Mapping[str, tuple[str, int]], within_s: float) -> dict[str, str]:

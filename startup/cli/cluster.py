@@ -6,7 +6,7 @@ reach are in `missing`, with the reason."""
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from agentkit.directory.base import INBOX_LOCAL
 from agentkit.directory.locate import default_cluster, find_node, node_files, run_root, running_nodes
 from agentkit.errors import NoNode
 from agentkit.names import AgentId
-from startup.cli.common import author
+from startup.cli.common import author, note
 from startup.cli.watch import Watch
 from startup.control import ANSWER_WITHIN_S, Door, Talk, UnixDoor
 from startup.errors import Conflict, NodeLost
@@ -50,19 +50,19 @@ class Cluster:
         answer for all; where there are none, those of other machines. NoNode when none answers."""
         try:
             return cls.of(find_node(name).cluster)
-        except NoNode:
+        except NoNode as exc:
             if (meant := name or default_cluster(Path.cwd())) is None or running_nodes(meant):
                 raise
+            words: list[str] = []
             try:
-                return cls.reach(meant)
+                return cls.reach(meant, words.append)
             except NoNode:
-                pass
-            raise
+                raise (NoNode(f"{exc}\n" + "\n".join(words)) if words else exc) from None
 
     @classmethod
-    def reach(cls, name: str | None) -> Self:
+    def reach(cls, name: str | None, tell: Callable[[str], None] = note) -> Self:
         """The same with the nodes of all machines: what changes something has to be told to each. Those that are not reached are
-        `missing`, and have been told on stderr. NoNode when none is."""
+        `missing`, and the reasons are told. NoNode when none is."""
         from startup.cli.elsewhere import Elsewhere, elsewhere, known_machines
 
         with ExitStack() as stack:
@@ -76,7 +76,7 @@ class Cluster:
                 far = elsewhere(known_machines(name))
             others = Elsewhere(stack, name, far)
             others.begin_find()
-            found = others.finish()
+            found = others.finish(tell)
             cluster = cls.of(name, doors=found.doors)
             cluster.missing |= {machine: str(trouble) for machine, trouble in found.troubles.items()}
             cluster.has_told = frozenset(found.troubles)

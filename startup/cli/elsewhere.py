@@ -53,7 +53,7 @@ def _known_keys(cluster: str) -> str:
 
 def keys_of(fleet: Fleet | None) -> str:
     """Its `security.keys`; "": the usual folder."""
-    return str(getattr(fleet, "keys", ""))
+    return fleet.keys if fleet else ""
 
 
 @cache
@@ -91,6 +91,7 @@ class Elsewhere:
         self._remote: Remote | None = None
         self._doors: dict[str, Door] = {}  #: by key
         self._whys: dict[str, str] = {}  #: there is none by key
+        self._has_key = False
 
     def begin_up(self, fleet: Fleet, *, is_pushed: bool) -> None:
         """Bring up their nodes; those without SSH have to run already."""
@@ -112,7 +113,7 @@ class Elsewhere:
         found.doors |= self._doors
         for name, machine in self._machines.items():
             if machine.ssh is None and name not in found.doors:
-                found.troubles[name] = _no_way(self._cluster, machine, self._whys.get(name, ""))
+                found.troubles[name] = self._no_way(machine)
         for _, trouble in sorted(found.troubles.items()):
             tell(f"agentkit: {trouble}")
         return found
@@ -126,6 +127,17 @@ class Elsewhere:
             except NoNode:
                 ended[name] = []
         return ended
+
+    def _no_way(self, machine: MachineSpec) -> MachineTrouble:
+        """For one without `ssh`, whose node did not answer, or answers only to others."""
+        name = str(machine.name)
+        run = f"`agentkit node run --cluster {self._cluster} --machine {name}`, or the unit of `agentkit node unit`"
+        over_ssh = f"or set machines.{name}.ssh, so that commands start and reach it over SSH"
+        why = self._whys.get(name, "")
+        if self._has_key:
+            return MachineTrouble(name, machine.host, "its node", why, f"start it there ({run}), {over_ssh}")
+        fix = f"have the operator's key here (`agentkit keys`) and a node there ({run}), {over_ssh}; or type the command there"
+        return MachineTrouble(name, machine.host, "its node", f"no way to it from here: {why}", fix)
 
     def _with_ssh(self) -> list[MachineSpec]:
         return [it for name, it in self._machines.items() if it.ssh is not None and name not in self._doors]
@@ -143,6 +155,7 @@ class Elsewhere:
             found = ways(machines, operator_keys(configured))
             self._doors |= found.doors
             self._whys |= found.whys
+            self._has_key = found.has_key
 
 
 def project_of(fleet: Fleet, *, is_pushed: bool) -> Project:
@@ -154,15 +167,3 @@ def project_of(fleet: Fleet, *, is_pushed: bool) -> Project:
     scripts = (getattr(spec.target, "script", None) for spec in fleet.agents)
     named = [fleet.file, *(str(root / script) for script in scripts if script)]
     return Project(root=root, files=content.digests(root, content.files(root, named)), is_pushed=is_pushed)
-
-
-def _no_way(cluster: str, machine: MachineSpec, why: str) -> MachineTrouble:
-    run = f"agentkit node run --cluster {cluster} --machine {machine.name}"
-    return MachineTrouble(
-        str(machine.name),
-        machine.host,
-        "its node",
-        f"no way to it from here: machines.{machine.name}.ssh is not set" + (f", and {why}" if why else ""),
-        f"set it, so that the node is started over SSH; or start it there (`{run}`, or the systemd unit that "
-        "`agentkit node unit` prints), and have an operator's key here (`agentkit keys`), or type the command there",
-    )

@@ -40,7 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
         needed = with_requirements(revision.fleet, chosen)
         _, rows = cluster.status()
         again = [row for row in rows if row.id in needed and row.phase in (Phase.FAILED, Phase.BACKOFF)]
-        revision = set_stopped(cluster, revision, revision.stopped - needed)
+        if any(
+            id.machine in cluster.connections for id in needed
+        ):  # else machines would differ, and nothing be started
+            revision = set_stopped(cluster, revision, revision.stopped - needed)
         _try_again(cluster, again)
         unreached = left_out(cluster, machines_of(revision.fleet), RUN_ON)
         if arguments.no_wait:

@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         ids = set(choose(arguments.agents, revision.fleet.ids()))
         if arguments.with_dependants:
             ids = with_dependants(revision.fleet, ids)
-        set_stopped(cluster, revision, revision.stopped | ids)
+        if any(id.machine in cluster.connections for id in ids):  # else machines would differ, and nothing be stopped
+            set_stopped(cluster, revision, revision.stopped | ids)
         unreached = left_out(cluster, machines_of(revision.fleet), RUN_ON)
         told = {id for id in ids if id.machine in cluster.connections}
         if not arguments.no_wait and told:

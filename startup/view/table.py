@@ -139,7 +139,7 @@ def _machine_line(machine: str, answer: Mapping[str, Any] | None, peer: str | No
         since = f" for {duration(silent_s)}" if silent_s is not None else ""
         return f"{machine}: unreachable{since}"
     if answer is None:
-        return f"{machine}: {peer or 'no node seen'}"
+        return f"{machine}: {_STATES.get(peer or '', peer or 'no node seen')}"
     node, ahead_s = answer["node"], answer.get("clock_s", 0.0)
     memory = node.get("memory_mb")
     line = f"{machine}: node {node['pid']}, up {duration(node['uptime_s'])}"
@@ -147,6 +147,10 @@ def _machine_line(machine: str, answer: Mapping[str, Any] | None, peer: str | No
     if abs(ahead_s) >= CLOCKS_AGREE_S:
         line += f", its clock {duration(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}"
     return line
+
+
+#: What membership's words mean to a reader.
+_STATES: Final = {"absent": "its machine answers, but no node runs there", "left": "its node has ended"}
 
 
 def _disagreements(answers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tests.hosts.machines import PATIENCE_S, SSH_PORT, Machine, Result
 from tests.startup.cli.launched import AGENTS, REPOSITORY
@@ -45,7 +46,7 @@ def install(*machines: Machine, agents: Mapping[str, str], ssh: bool = True, **f
         folder = machine.home / "fleet"
         folder.mkdir()
         (folder / "fleet_agents.py").write_text(AGENTS)
-        (folder / "startup_config.yaml").write_text(json.dumps(document, indent=1))
+        (folder / "startup_config.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
         machine.environment["PYTHONPATH"] = str(REPOSITORY)
         machine.environment["COLUMNS"] = "200"
     return folder / "startup_config.yaml"
