@@ -1,9 +1,10 @@
 """Have libzmq accept no more on a listener that it shares with another process, without touching the connections it has.
 
 `unbind` would cut those, and a process that drains but goes on accepting sends half of the callers that come back away once more
-(200 rolls under 64 callers: nobody lost a call, but the longest pause was 6 times as long). libzmq has no word for it; but its
-epoll descriptor and what it registered stand in /proc, and the events of one entry can be set to none with its data kept, so that it
-finds what it expects when it closes the socket. Nothing depends on this: where it does not work, callers are sent away."""
+(tried over 200 swaps under 32 callers: p99.9 of a call 106 ms and drains of 66 ms, against 45 ms and 14 ms when it looks away).
+libzmq has no word for it; but its epoll descriptor and what it registered stand in /proc, and the events of one entry can be set to
+none with its data kept, so that it finds what it expects when it closes the socket. Nothing depends on this: where it does not
+work, callers are sent away."""
 
 from __future__ import annotations
 
