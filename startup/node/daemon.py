@@ -33,6 +33,7 @@ from startup.node.error_rules import ErrorRules
 from startup.node.events import NodeEvents
 from startup.node.exits import Exit, ExitWatch, gone
 from startup.node.feeds import Feeds
+from startup.node.fence import Fence
 from startup.node.hands import Hands, Running
 from startup.node.itself import Itself
 from startup.node.keys import NodeKeys
@@ -141,6 +142,7 @@ class Node:
         self._hands.on_lent = self._watch_exit
         self._senses = Senses(self.turns, self._hands, self._zygote)
         self._mesh = Mesh(places, incarnations.take(), self, times)
+        self._fence = Fence(places, self.turns, self._revisions, self._mesh)
         self._mesh.keys = self._keys
         self._keys.on_revoked = self._tell_revoked
         self._events = NodeEvents(places, self._mesh, self._revisions, self._keys)
@@ -208,6 +210,7 @@ class Node:
                 random=self._random,
             )
             self._rules.begin(remembered)
+            self._fence.begin(revision)
             log.info("node.adopted", adopted=found.adopted, outlived=found.outlived, ended=found.ended)
             if revision.down and not (found.adopted or found.outlived):
                 # the cluster was taken down and is down: whoever boots this node is about to bring it up again
@@ -244,6 +247,7 @@ class Node:
             self._rotate_timer.cancel()
         await self._zygote.stop()
         self._rules.close()
+        self._fence.close()
         await self._errors.close()
         await self._hands.close()
         await self._mesh.close()
@@ -266,8 +270,9 @@ class Node:
 
     # -- operations.Owner
 
-    def accept(self, revision: Revision) -> None:
+    def accept(self, revision: Revision, before: Revision | None, *, force_move: bool) -> None:
         self._listen(revision)
+        self._fence.revised(before, revision, force_move=force_move)
         self._act_on(revision)
         self._write_info()
 
@@ -280,6 +285,7 @@ class Node:
     def on_rows(self, machine: str, rows: list[AgentRow], *, generation: int, upto: int, is_all: bool) -> None:
         changed = self._table.merge(machine, rows, generation=generation, upto=upto, is_all=is_all)
         self._core.see_rows(changed, self.turns.now_s())
+        self._fence.rows_told([(row.id, row.phase) for row in changed])
         self._forget_removed()
         self.turns.soon()
 
@@ -298,7 +304,7 @@ class Node:
         self.turns.soon()
 
     def on_revision(self, machine: str, number: int, digest: str) -> None:
-        pass
+        self._fence.heard(machine, (number, digest))
 
     def own_rows(self) -> list[AgentRow]:
         return self._table.of_machine(self.options.places.machine)
@@ -314,7 +320,12 @@ class Node:
         return (summary["number"], summary["digest"]) if summary else (0, "")
 
     def answers(self) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]:
-        return {"mesh.keys": self._hear_revoked, "mesh.errors": self._errors.answer, **self._views.answers}
+        return {
+            "mesh.keys": self._hear_revoked,
+            "mesh.errors": self._errors.answer,
+            "mesh.claims": self._fence.answer,
+            **self._views.answers,
+        }
 
     def _tell_others(self, rows: list[AgentRow]) -> None:
         own = [row for row in rows if row.id.machine == self.options.places.machine]
@@ -357,9 +368,10 @@ class Node:
             self._act_on(revision)
 
     def _forget_removed(self) -> None:
-        """Rows of other machines' agents that the fleet no longer has, once nothing of them runs."""
-        specs = self._core.desired.specs
-        self._table.forget([row.id for row in self._table.rows() if row.id not in specs and row.phase not in _KEPT])
+        """Rows of agents that the fleet no longer has, on machines that don't tell of themselves any more."""
+        specs, told = self._core.desired.specs, {self.options.places.machine, *self._mesh.speaking()}
+        rows = (row for row in self._table.rows() if row.id not in specs and row.id.machine not in told)
+        self._table.forget([row.id for row in rows if row.phase not in _KEPT])
 
     def _place(self, revision: Revision | None) -> Place:
         places = self.options.places
@@ -421,6 +433,8 @@ class Node:
         left = {str(p.id): None for p in removed}
         if self._remembered.change({**self._remembering.of(changed), **left}):
             self._remember_all()
+        if removed:
+            self._mesh.publish_all()
         self._rules.changed(changed, removed)
 
     def _remember_all(self) -> None:

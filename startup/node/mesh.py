@@ -81,7 +81,7 @@ class Mesh:
             dial=lambda machine, endpoint: self.keys.dial(machine, endpoint),
             on_unmet=lambda machine: self.keys.missed(machine),
             on_broke=self._on_broke,
-            on_refused=self._on_refused,
+            on_there=self._on_there,
         )
         self._bound: tuple[str, int | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -164,6 +164,18 @@ class Mesh:
             if peer.is_synced:
                 peer.pending.update((row.id, row) for row in rows)
                 self._send_soon(peer)
+
+    def publish_all(self) -> None:
+        """Own rows were removed: who compares all that there is knows which."""
+        for peer in self._peers.values():
+            if peer.is_synced:
+                peer.is_behind = True
+                self._send_soon(peer)
+
+    def speaking(self) -> list[str]:
+        """The machines that tell of themselves."""
+        there = (PeerState.ALIVE, PeerState.SUSPECT)
+        return [member.machine for member in self._members if member.life and member.state in there]
 
     def tell_events(self, endpoint: str) -> None:
         """This machine's event relay is there; who connects later hears of it in `mesh.hello`."""
@@ -276,10 +288,13 @@ class Mesh:
         if not self._members.word(machine, at, echo, now):
             return None
         peer = self._peer(machine)
-        if (number, digest) != (peer.number, peer.digest):
-            peer.number, peer.digest = number, digest[:100]
-            self._ears.on_revision(machine, number, peer.digest)
+        self._learn_revision(peer, number, digest)
         return peer
+
+    def _learn_revision(self, peer: Peer, number: int, digest: str, *, anew: bool = False) -> None:
+        if anew or (number, digest) != (peer.number, peer.digest):
+            peer.number, peer.digest = number, digest[:100]
+            self._ears.on_revision(peer.machine, number, peer.digest)
 
     def _hear(self, peer: Peer, method: str, said: Mapping[str, Any]) -> Any:
         machine = peer.machine
@@ -291,6 +306,8 @@ class Mesh:
                     self._links.dial(peer)
                 self.on_events(machine, _endpoint(said["events"]))
                 self._watch(at_once=True)
+                number, digest = self._ears.own_revision()
+                return {"knows": self._copy(machine), "number": number, "digest": digest}
             case "mesh.beat":
                 pass
             case "mesh.events":
@@ -305,7 +322,11 @@ class Mesh:
                 return None
             case _:
                 raise UnknownMethod(f"no method {method!r} between nodes")
-        return {"knows": self._ears.rows_digest(machine, self._members[machine].generation)}
+        return {"knows": self._copy(machine)}
+
+    def _copy(self, machine: str) -> str | None:
+        """The digest of what we know of its rows."""
+        return self._ears.rows_digest(machine, self._members[machine].generation)
 
     def _take(self, machine: str, said: Mapping[str, Any], *, is_all: bool) -> None:
         rows = [AgentRow.from_wire(row) for row in said["rows"]]
@@ -314,16 +335,21 @@ class Mesh:
 
     # -- saying
 
-    async def _introduce(self, peer: Peer, channel: Channel) -> str | None:
-        """The first words over a new connection; what the other knows of our rows."""
-        answer = await self._ask_over(peer, channel, "mesh.hello", {"endpoint": self.endpoint, "events": self._events})
-        return None if answer is None else answer["knows"]
+    async def _introduce(self, peer: Peer, channel: Channel) -> Mapping[str, Any] | None:
+        """The first words over a new connection; what the other says of itself and of what it knows. None: it does not count us
+        among the living."""
+        said = {"endpoint": self.endpoint, "events": self._events}
+        answer: Mapping[str, Any] | None = await self._ask_over(peer, channel, "mesh.hello", said)
+        return answer
 
-    async def _level(self, peer: Peer, channel: Channel, knows: str | None) -> None:
+    async def _level(self, peer: Peer, channel: Channel, told: Mapping[str, Any] | None) -> None:
         """`channel` is the one in use from now on: everything that we have goes over it, where the other's copy is not the same."""
         peer.pending.clear()
+        peer.is_behind = False
         peer.is_synced = True  # what changes from here on goes after the sync
-        if knows != self._own_digest():
+        if told is not None:
+            self._learn_revision(peer, int(told["number"]), str(told["digest"]), anew=True)
+        if told is None or told["knows"] != self._own_digest():
             try:
                 await self._ask_over(peer, channel, "mesh.sync", self._all())
             except CallError as error:
@@ -344,14 +370,20 @@ class Mesh:
 
     def _send_soon(self, peer: Peer) -> None:
         """One call at a time per peer: what changes while it is on its way goes with the next."""
-        if peer.pending and not peer.is_sending and peer.is_synced and peer.channel is not None:
+        is_due = peer.pending or peer.is_behind
+        if is_due and not peer.is_sending and peer.is_synced and peer.channel is not None:
             peer.is_sending = True
             self._links.spawn(self._send_pending(peer), f"mesh:rows {peer.machine}")
 
     async def _send_pending(self, peer: Peer) -> None:
         channel = peer.channel
         try:
-            while peer.pending and peer.is_synced and channel is not None and channel is peer.channel:
+            while peer.is_synced and channel is not None and channel is peer.channel:
+                if peer.is_behind:
+                    peer.pending, peer.is_behind = {}, False
+                    await self._ask_over(peer, channel, "mesh.sync", self._all())
+                if not peer.pending:
+                    break
                 rows, peer.pending = peer.pending, {}
                 told = [row.to_wire() for row in rows.values()]
                 await self._ask_over(peer, channel, "mesh.rows", {"upto": self._ears.own_upto(), "rows": told})
@@ -365,13 +397,15 @@ class Mesh:
 
     async def _beat(self, peer: Peer, channel: Channel) -> None:
         """Ask for a sign of life, and whether the other's copy of our rows is the same; else it gets all of them."""
-        rows = None if peer.pending or peer.is_sending or not peer.is_synced else self._own_digest()
+        is_under_way = peer.pending or peer.is_behind or peer.is_sending or not peer.is_synced
+        rows = None if is_under_way else self._own_digest()
         try:
             answer = await self._ask_over(peer, channel, "mesh.beat", {"rows": rows})
-            if rows is not None and answer["knows"] != rows and self._own_digest() == rows and peer.is_synced:
+            is_same = rows is None or answer is None or answer["knows"] == rows
+            if not is_same and self._own_digest() == rows and peer.is_synced and channel is peer.channel:
                 log.info("mesh.copy_differs", machine=peer.machine)
-                peer.pending.clear()
-                await self._ask_over(peer, channel, "mesh.sync", self._all())
+                peer.is_behind = True
+                self._send_soon(peer)
         except CallError as error:
             log.debug("mesh.no_beat", machine=peer.machine, error=str(error))
 
@@ -449,9 +483,9 @@ class Mesh:
         self._tell_changes()
         self._watch(at_once=True)
 
-    def _on_refused(self, peer: Peer) -> None:
+    def _on_there(self, peer: Peer) -> None:
         if peer.machine in self._members:
-            self._members.refused(peer.machine, now_s())
+            self._members.there(peer.machine, now_s())
 
     def _tell_changes(self) -> None:
         changed = self._members.changes()
@@ -506,6 +540,8 @@ class Mesh:
                 continue
             peer.beaten_s = now
             self._members.asked(peer.machine, now)
+            if member.life and member.state is not PeerState.ALIVE:
+                self._links.knock(peer)
             if channel is None:
                 continue
             if is_far(peer) or now - peer.compared_s >= self.times.compare_s:

@@ -8,12 +8,11 @@ greets us itself when it starts."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from agentkit.errors import CallError
 from agentkit.observe.log import get_logger
@@ -27,8 +26,11 @@ log = get_logger("node.mesh")
 
 #: Attempts at one node that may be under way at once.
 MAX_ATTEMPTS: Final = 5
-#: How long the machine itself may take to refuse us, in seconds.
-KNOCK_S: Final = 1.0
+#: How long the machine itself may take to answer, in seconds: a SYN that is lost is sent again after one.
+KNOCK_S: Final = 2.5
+
+#: What a node answers to the first words over a new connection.
+Told: TypeAlias = Mapping[str, Any] | None
 
 
 class Links:
@@ -39,20 +41,20 @@ class Links:
         me: Identity,
         times: MeshTimes,
         *,
-        introduce: Callable[[Peer, Channel], Awaitable[str | None]],
-        on_up: Callable[[Peer, Channel, str | None], Awaitable[None]],
+        introduce: Callable[[Peer, Channel], Awaitable[Told]],
+        on_up: Callable[[Peer, Channel, Told], Awaitable[None]],
         is_wanted: Callable[[Peer], bool],
         find: Callable[[str], str | None],
         dial: Callable[[str, str], Dial | None],
         on_unmet: Callable[[str], None],
         on_broke: Callable[[Peer], None],
-        on_refused: Callable[[Peer], None],
+        on_there: Callable[[Peer], None],
     ) -> None:
         """`introduce` speaks over a new connection first; CallError: it is no good. `on_up` is told its result, when the connection
         is the one in use. `is_wanted`: whether a (better) one is needed
         now. `find`: where a node of this host says that it listens, by machine. `on_broke`: the one in use ended by itself.
         `dial`: the keys for a machine at an endpoint; CallError: none of it is known. `on_unmet`: it accepted, and said nothing.
-        `on_refused`: nobody listens there, but somebody said so."""
+        `on_there`: its machine answered in its node's stead."""
         self.times = times
         self._me = me
         self._introduce = introduce
@@ -62,7 +64,7 @@ class Links:
         self._dial = dial
         self._on_unmet = on_unmet
         self._on_broke = on_broke
-        self._on_refused = on_refused
+        self._on_there = on_there
         self._random = Random()
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -156,8 +158,8 @@ class Links:
             timer.cancel()
             if channel.is_connected and channel.peer is None:
                 self._on_unmet(peer.machine)
-            if not channel.is_connected and not self._is_closing:
-                self._not_connected(peer, channel.endpoint)
+            if not self._is_closing and self._is_wanted(peer):
+                self.knock(peer)
         elif channel is peer.channel:
             peer.channel = None
             peer.is_synced = False
@@ -165,24 +167,30 @@ class Links:
                 self._on_broke(peer)
                 self.press(peer)
 
-    def _not_connected(self, peer: Peer, endpoint: str) -> None:
-        """Refused, or nobody is there to refuse? libzmq does not tell."""
-        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-        if is_loopback(host):
-            self._on_refused(peer)
-        elif self._is_wanted(peer):
+    def knock(self, peer: Peer) -> None:
+        """Is its machine there, whatever its node does? A connection that the kernel takes, or refuses, is an answer; one more that is
+        lost on the way costs a SYN."""
+        if not is_far(peer):
+            self._on_there(peer)  # it is this one
+            return
+        endpoint = peer.configured or peer.told
+        if endpoint is not None and not self._is_closing:
+            host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
             self.spawn(self._knock(peer, host.strip("[]"), int(port)), f"mesh:knock {peer.machine}")
 
     async def _knock(self, peer: Peer, host: str, port: int) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.setblocking(False)
-            with contextlib.suppress(OSError, TimeoutError):
-                try:
-                    async with asyncio.timeout(KNOCK_S):
-                        await self._loop.sock_connect(sock, (host, port))
-                except ConnectionRefusedError:
-                    self._on_refused(peer)
+        try:
+            async with asyncio.timeout(KNOCK_S):
+                found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                family, kind, _, _, address = found[0]
+                with socket.socket(family, kind) as sock:
+                    sock.setblocking(False)
+                    await self._loop.sock_connect(sock, address)
+        except ConnectionRefusedError:
+            pass
+        except OSError:  # TimeoutError is one
+            return
+        self._on_there(peer)
 
     def _endpoint(self, peer: Peer) -> str | None:
         """Where to try this time: by turns, where several are known."""

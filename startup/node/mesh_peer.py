@@ -59,6 +59,7 @@ class Peer:
     compared_s: float = 0.0
     is_synced: bool = False
     is_doubtful: bool = False  #: `channel` has been silent since it was made
+    is_behind: bool = False  #: it has to be told everything
     is_sending: bool = False
     pending: dict[AgentId, AgentRow] = field(default_factory=dict)
     number: int = 0  #: its revision

@@ -29,8 +29,9 @@ class Owner(Protocol):
 
     is_ending: bool
 
-    def accept(self, revision: Revision) -> None:
-        """Act on a revision that was just stored."""
+    def accept(self, revision: Revision, before: Revision | None, *, force_move: bool) -> None:
+        """Act on a revision that was just stored in the place of `before`. `force_move`: agents that it moves here from machines
+        that do not answer are started all the same."""
         ...
 
     def leave(self) -> None:
@@ -111,8 +112,9 @@ class Operations:
         revision = Revision.from_wire(arguments["revision"])
         check_binding(revision)
         self._keys.use(revision.fleet)
+        before = self._revisions.current
         self._revisions.propose(int(arguments["expected"]), revision, arguments["revision"])
-        self._owner.accept(revision)
+        self._owner.accept(revision, before, force_move=bool(arguments.get("force_move")))
         return {"number": revision.number}
 
     def _revision(self, _: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ one that is silent, and both come to that view by themselves. Clocks are only ev
 
     ALIVE ──► SUSPECT     a question stands unanswered for `suspect_s`, or the connection to a near one ended
     SUSPECT ──► UNREACHABLE   no round trip for `unreachable_s`
-    SUSPECT ──► ABSENT        the same, but the machine itself refuses our connections: it is there, its node is not
+    SUSPECT ──► ABSENT        the same, but the machine itself answered within `suspect_s`: it is there, its node is not
     any ──► ALIVE         a round trip that is younger than `suspect_s`
     any ──► LEFT          it said that it ends on purpose; only its next life changes that
 
@@ -47,7 +47,7 @@ class Member:
     generation: int = 0  #: grows with each change of `life`
     asked_s: float | None = None  #: when the first question left since then
     last_asked_s: float = 0.0
-    refused_s: float | None = None
+    there_s: float | None = None  #: when the machine itself last answered in its node's stead
     heard: Reading | None = None  #: its newest clock reading that we know
 
     @property
@@ -137,9 +137,9 @@ class Membership:
         if member.state is PeerState.ALIVE:
             self._to(member, PeerState.SUSPECT)
 
-    def refused(self, machine: str, now_s: float) -> None:
-        """The machine itself said that nobody listens there."""
-        self._members[machine].refused_s = now_s
+    def there(self, machine: str, now_s: float) -> None:
+        """The machine itself answered, whatever its node does: it refused a connection, or its kernel took one."""
+        self._members[machine].there_s = now_s
 
     def left(self, machine: str, life: int, now_s: float) -> None:
         """Its last words."""
@@ -200,7 +200,7 @@ class Membership:
             member.asked_s = member.last_asked_s
         member.confirmed_s = max(member.confirmed_s, sent_s)
         if now_s - sent_s < self.suspect_s:
-            member.refused_s = None
+            member.there_s = None
             self._to(member, PeerState.ALIVE)
 
     def _judge(self, member: Member, now_s: float) -> None:
@@ -213,7 +213,7 @@ class Membership:
         elif member.state is PeerState.ABSENT:
             self._to(member, PeerState.UNREACHABLE)
         else:
-            is_absent = member.refused_s is not None and now_s - member.refused_s < self.unreachable_s
+            is_absent = member.there_s is not None and now_s - member.there_s < self.suspect_s
             self._to(member, PeerState.ABSENT if is_absent else PeerState.UNREACHABLE)
 
     def _next_s(self, member: Member) -> float | None:
@@ -224,7 +224,7 @@ class Membership:
             case PeerState.ALIVE | PeerState.SUSPECT:
                 return member.confirmed_s + self.unreachable_s
             case PeerState.ABSENT:
-                return None if member.refused_s is None else member.refused_s + self.unreachable_s
+                return None if member.there_s is None else member.there_s + self.unreachable_s
             case _:
                 return None
 

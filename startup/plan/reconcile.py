@@ -29,6 +29,7 @@ from startup.plan.actions import Action, CloseListeners, Fork, ProbeExternal
 from startup.plan.blockers import Seen, View, blockers, trouble
 from startup.plan.desired import Desired
 from startup.plan.externals import Externals
+from startup.plan.fencing import Fencing
 from startup.plan.phase import ALIVE, COMING_UP, UP, Phase
 from startup.plan.process import Leaving, Process
 from startup.plan.revision import Revision
@@ -78,6 +79,7 @@ class Reconciler:
         self._unreachable: frozenset[str] = frozenset()
         self._leaving = False
         self._externals = Externals()
+        self.fencing = Fencing()
         self._missing: list[set[AgentId]] = []  #: per phase: the agents that its gate still lacks
         self._up_since_s: dict[AgentId, float] = {}
         self._view = View(self.desired, self.see, self._external_is_up)
@@ -118,6 +120,11 @@ class Reconciler:
         self._dirty.update(dict.fromkeys(self.processes))
         for p in [p for p in self.processes.values() if p.refused or p.roll_error]:
             self._put(p, replace(p, refused="", roll_error=""))  # another command, another try
+
+    def look_again(self, now_s: float) -> None:
+        """What this machine may run is not what it was (`fencing`)."""
+        self._now_s = now_s
+        self._dirty.update(dict.fromkeys(self.processes))
 
     def leave(self) -> None:
         """This machine's agents shall stop although the cluster stays (`node stop`)."""
@@ -261,7 +268,8 @@ class Reconciler:
         return goes and not any(p.phase in ALIVE for p in self.processes.values())
 
     def _why_not(self, id: AgentId) -> str:
-        return self.desired.why_not(id) or ("its node is stopping" if self._leaving else "")
+        why_not = self.desired.why_not(id) or self.fencing.why_not(id)
+        return why_not or ("its node is stopping" if self._leaving else "")
 
     def _consider(self, id: AgentId) -> None:
         p, spec = self.processes.get(id), self.desired.specs.get(id)
@@ -362,6 +370,9 @@ class Reconciler:
             self._consider_waiting(p)
 
     def _consider_waiting(self, p: Process) -> None:
+        if fenced := self.fencing.waiting_for(p.id):
+            self._put(p, proc.blocked(p, self._now_s, waiting_for=fenced, because="", reason=""))
+            return
         gate, name = self._gate(p)
         wanted_s = p.stamps.wanted_s if p.stamps.wanted_s is not None else self._now_s
         found = blockers(p.spec, self._view, wanted_s=wanted_s, now_s=self._now_s, gate=gate, phase=name)

@@ -272,6 +272,12 @@ class Link:
 
     def plug(self) -> None:
         """Connect two machines that have been switched on."""
+        # a machine that was switched off leaves its end for as long as its last connections are not over
+        subprocess.run(
+            ["nsenter", "-t", str(self.a.pid), "-n", "ip", "link", "delete", DEVICE],
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
         _run("ip", "link", "add", "dev", DEVICE, "netns", str(self.a.pid), "type", "veth",
              "peer", "name", DEVICE, "netns", str(self.b.pid))  # fmt: skip
         self._use(DEVICE)

@@ -127,8 +127,16 @@ class Nodes:
             **keys,
         )
 
-    def up(self, *agents: AgentSpec, stopped: tuple[str, ...] = (), down: bool = False, **keys: Any) -> None:
-        """A new revision for every node, in name order."""
+    def up(
+        self,
+        *agents: AgentSpec,
+        stopped: tuple[str, ...] = (),
+        down: bool = False,
+        proposed_to: tuple[str, ...] = (),
+        force_move: bool = False,
+        **keys: Any,
+    ) -> None:
+        """A new revision for every node (or only for those of `proposed_to`), in name order."""
         self.agents = agents or self.agents
         self.number += 1
         wanted = Revision(
@@ -139,8 +147,9 @@ class Nodes:
             stopped=frozenset(map(aid, stopped)),
             down=down,
         )
-        for machine in sorted(self.machines):
-            self.ask(machine, "propose", expected=self.number - 1, revision=wanted.to_wire())
+        for machine in sorted(proposed_to or self.machines):
+            asked = {"expected": self.number - 1, "revision": wanted.to_wire(), "force_move": force_move}
+            self.ask(machine, "propose", **asked)
 
     def clear(self) -> None:
         """An empty fleet: whatever a test had started ends, and its name is forgotten."""

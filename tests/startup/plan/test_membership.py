@@ -83,16 +83,16 @@ def test_readings_of_another_life_of_ours_or_from_the_future_prove_nothing() -> 
     assert at(m, 104.0) is SUSPECT
 
 
-def test_a_machine_that_refuses_is_absent_until_it_is_silent_too() -> None:
+def test_a_machine_that_answers_without_its_node_is_absent_until_it_is_silent_too() -> None:
     m = met()
     m.asked("n", 101.0)
     m.broke("n")
     assert m["n"].state is SUSPECT
-    m.refused("n", 109.0)
+    m.there("n", 109.0)
     assert at(m, 110.0) is ABSENT
-    m.refused("n", 115.0)
+    m.there("n", 115.0)
     assert (at(m, 124.9), at(m, 125.0)) == (ABSENT, UNREACHABLE)
-    m.refused("n", 126.0)
+    m.there("n", 126.0)
     assert at(m, 127.0) is UNREACHABLE, "it was switched off meanwhile: what ran there does not run any more"
 
 
