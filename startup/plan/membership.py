@@ -103,6 +103,8 @@ class Membership:
         member = self._members[machine]
         if life != member.life:
             self._meet(member, life)
+        elif member.state is PeerState.LEFT:
+            return  # an answer that its last words have overtaken
         self._confirm(member, sent_s, now_s)
 
     def greeted(self, machine: str, life: int, now_s: float) -> bool:

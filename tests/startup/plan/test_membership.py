@@ -115,6 +115,7 @@ def test_who_left_on_purpose_stays_away_until_the_next_life() -> None:
     m.left("n", 7, 101.0)
     assert at(m, 500.0) is LEFT
     assert not m.word("n", (7, 9), m.reading(500.0), 500.0), "said before its last words, arrived after them"
+    m.answered("n", 7, 101.0, 501.0)
     assert m["n"].state is LEFT
     assert m.greeted("n", 8, 501.0)
     assert m["n"].state is ALIVE
