@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 _HEADINGS: Final = {"error": "errors", "warning": "warnings", "note": "notes"}
 
 
-def add_file_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE, --machine NAME=FILE and --port-offset, alike in every command that reads a file."""
-    parser.add_argument("file", nargs="?", metavar="FILE", help=f"default: {', then '.join(DEFAULT_FILES)}")
+def add_file_arguments(parser: argparse.ArgumentParser, *, none: str = "") -> None:
+    """FILE, --machine NAME=FILE and --port-offset, alike in every command that reads a file. `none`: what is meant without FILE."""
+    parser.add_argument("file", nargs="?", metavar="FILE", help=f"default: {none or ', then '.join(DEFAULT_FILES)}")
     parser.add_argument(
         "--machine", action="append", default=[], metavar="NAME=FILE",
         help="the agents of machine NAME, from a file of an older shape; may be repeated. FILE then adds what those leave out",

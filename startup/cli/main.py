@@ -48,6 +48,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "timeline": Command("startup.cli.timeline", "the last start as a Gantt chart, and its slowest path"),
     "validate": Command("startup.cli.validate", "every problem of a configuration file, with its line and its fix"),
     "plan": Command("startup.cli.plan", "the start order: graph, levels, longest path"),
+    "export": Command("startup.cli.export", "a Prometheus configuration that finds the fleet's agents"),
     "schema": Command("startup.cli.schema", "the JSON Schema of startup_config.yaml"),
     "node": Command("startup.cli.node", "the node of one machine: run, status, stop, unit"),
     "keys": Command("startup.cli.keys", "keys of machines and operators: make, carry, list, revoke, rotate"),

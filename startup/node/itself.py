@@ -73,7 +73,8 @@ class Itself:
         }
 
     def own(self) -> dict[str, Any]:
-        return {"machine": self._options.places.machine, "node": self.vitals(), "revision": self._revisions.summary()}
+        machine, revision = self._options.places.machine, self._revisions.summary()
+        return {"machine": machine, "version": VERSION, "node": self.vitals(), "revision": revision}
 
     async def memory_mb(self) -> Mapping[str, float]:
         return await vitals.pss_of({str(id): running.pid for id, running in self._hands.mains().items()})

@@ -116,11 +116,12 @@ def own_folder(folder: Path, variable: str = STATE_DIR_VARIABLE) -> None:
         folder.chmod(0o700)
 
 
-def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Replace `path` by `data`, 0600: readers see the old or the new whole. `durable`: it survives a power cut, too."""
+def write_atomically(path: Path, data: bytes, *, durable: bool = True, mode: int = 0o600) -> None:
+    """Replace `path` by `data`: readers see the old or the new whole. `durable`: it survives a power cut, too. `mode`: as far as
+    the umask lets it."""
     # not tempfile, which would cost every command 12 ms: one process writes each of these files, whoever has the lock
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -1,7 +1,8 @@
 """Programs of Debian that tests use and that need not be installed: `python -m tests.consul.debian` unpacks them into a cache folder.
 
 Consul left Debian after release 11, so its package comes from there, by way of the mirror that this machine's apt already uses;
-Prometheus comes from this machine's own release. apt checks Debian's signatures, `dpkg -x` unpacks, nothing is installed and
+Prometheus comes from this machine's own release, and for what it asks of Consul also from 11: later builds of Debian's are made
+without that. apt checks Debian's signatures, `dpkg -x` unpacks, nothing is installed and
 nobody has to be root. Tests run without a network, so this is called before them (`make test` does).
 """
 
@@ -30,6 +31,7 @@ class Package:
 PACKAGES: Final = (
     Package("consul", ("consul",), "bullseye"),
     Package("prometheus", ("prometheus", "promtool")),
+    Package("prometheus", ("prometheus", "promtool"), "bullseye"),
 )
 
 
@@ -37,12 +39,19 @@ class NotThere(Exception):
     """It could not be had; the text says why."""
 
 
-def program(name: str) -> str | None:
-    """Path of a program: of this machine, else of the cache; None when it is in neither."""
-    if found := shutil.which(name):
+def program(name: str, release: str | None = None) -> str | None:
+    """Path of a program: of this machine, else of the cache; None when it is in neither. `release`: of that one, from the cache."""
+    if release is None and (found := shutil.which(name)):
         return found
-    cached = next((_folder(package) / "usr/bin" / name for package in PACKAGES if name in package.programs), None)
+    packages = [it for it in PACKAGES if name in it.programs and release in (None, it.release)]
+    cached = next((_folder(package) / "usr/bin" / name for package in packages), None)
     return str(cached) if cached is not None and cached.exists() else None
+
+
+def _is_there(package: Package) -> bool:
+    """The first of a name may be this machine's; what stands below it is there because that does not do."""
+    is_first = next(it for it in PACKAGES if it.name == package.name) is package
+    return all(program(name, None if is_first else package.release) for name in package.programs)
 
 
 def fetch(package: Package) -> None:
@@ -112,7 +121,7 @@ def main() -> int:
     """1 when something is missing and this is CI; elsewhere the tests that need it are skipped."""
     missing = 0
     for package in PACKAGES:
-        if all(program(name) for name in package.programs):
+        if _is_there(package):
             continue
         try:
             fetch(package)

@@ -11,9 +11,9 @@ from tests.consul.debian import program
 from tests.consul.server import Server, cluster
 
 
-def needs(name: str) -> None:
-    """Skip where a program can't be had; in CI it has to be there."""
-    if program(name) is None:
+def needs(name: str, release: str | None = None) -> None:
+    """Skip where a program can't be had; in CI it has to be there. `release`: as for `program`."""
+    if program(name, release) is None:
         why = f"there is no `{name}`: neither on PATH nor in the cache (python -m tests.consul.debian fetches it)"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
 

@@ -1,0 +1,1 @@
+"""What other programs are told of a fleet, in their own formats."""
