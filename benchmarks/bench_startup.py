@@ -2,11 +2,12 @@
 
     python benchmarks/bench_startup.py [--quick] [--json] [--only TEXT]...
 
-`--only startup`, `--only rest`, `--only large`: one of the three parts.
+`--only startup`, `--only hosts`, `--only rest`, `--only large`: one of the four parts.
 
 - startup: cold (`agentkit up` from nothing: CLI, nodes, zygotes, 84 agents in the order of their dependencies, each calling
   what it depends on) and warm (nodes running, all agents stopped); circus, supervisord and plain `python` processes starting
   84 minimal pyzmq agents that need nothing of each other; the floor: our zygote forking 84 processes, nothing else.
+- hosts: cold over two hosts, the other's node started over SSH, beside the same on one.
 - rest: memory and wake-ups of the idle fleet.
 - large: 500 agents on one machine, and how long `status` then takes.
 """
@@ -40,6 +41,7 @@ from common import (
     wakeups_per_second,
 )
 from startup_peers import LAUNCHERS
+from two_hosts import two_hosts
 
 FLEET84: Final = ROOT / "configs" / "fleet84.yaml"
 FLOOR_SCRIPT: Final = Path(__file__).with_name("floor.py")
@@ -273,6 +275,7 @@ def main() -> None:
     compile_all()
     parts = {
         "startup": lambda: startup(1 if wanted.quick else 5),
+        "hosts": lambda: two_hosts(1 if wanted.quick else 5),
         "rest": lambda: rest(10.0 if wanted.quick else 60.0),
         "large": lambda: large(1 if wanted.quick else 3),
     }

@@ -80,15 +80,32 @@ def _of_default_file(cluster: str) -> Fleet | None:
     return loaded.resolved.fleet if loaded.resolved else None  # its machines count, whatever else is wrong
 
 
+def greet_ahead(stack: ExitStack, cluster: str) -> Remote | None:
+    """Begin to log in on the machines that `cluster` had the last time, while its file is read. None: it had none, or is new."""
+    kept = _kept(cluster)
+    if kept is None or not any(machine.get("ssh") for machine in kept["machines"]):
+        return None
+    machines = [machine for machine in elsewhere(known_machines(cluster)) if machine.ssh is not None]
+    if not machines:
+        return None
+    from startup.machines.remote import Remote
+
+    remote = stack.enter_context(Remote(note))
+    remote.greet(cluster, machines)
+    return remote
+
+
 class Elsewhere:
     """Work on other machines that was begun, and goes on while a command does something else."""
 
-    def __init__(self, stack: ExitStack, cluster: str, machines: Collection[MachineSpec]) -> None:
-        """Everything ends with `stack`."""
+    def __init__(
+        self, stack: ExitStack, cluster: str, machines: Collection[MachineSpec], remote: Remote | None = None
+    ) -> None:
+        """Everything ends with `stack`. `remote`: of `greet_ahead`."""
         self._stack = stack
         self._cluster = cluster
         self._machines = {str(machine.name): machine for machine in machines}
-        self._remote: Remote | None = None
+        self._remote = remote
         self._doors: dict[str, Door] = {}  #: by key
         self._whys: dict[str, str] = {}  #: there is none by key
         self._has_key = False
@@ -145,7 +162,8 @@ class Elsewhere:
     def _over_ssh(self) -> Remote:
         from startup.machines.remote import Remote
 
-        self._remote = self._stack.enter_context(Remote(note))
+        if self._remote is None:
+            self._remote = self._stack.enter_context(Remote(note))
         return self._remote
 
     def _by_key(self, machines: Collection[MachineSpec], configured: str) -> None:

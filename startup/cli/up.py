@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from agentkit.names import AgentId
     from startup.cli.cluster import Cluster
     from startup.errors import MachineTrouble
+    from startup.machines.remote import Remote
     from startup.plan.revision import Revision
     from startup.spec.fleet import Fleet
     from startup.spec.ports import PortPair
@@ -110,11 +111,12 @@ class _Up:
 
     def run(self, stack: ExitStack) -> int:
         boot = self._boot_ahead(stack)
+        greeted = self._greet_ahead(stack)
         fleet = self._load()
         if fleet is None:
             return exits.USAGE
         refuse_strangers(fleet)
-        cluster = self._nodes(stack, fleet, boot)
+        cluster = self._nodes(stack, fleet, boot, greeted)
         gc.freeze()
         gc.enable()
         return self._hand_over(cluster, fleet)
@@ -124,6 +126,12 @@ class _Up:
         if self._guess is not None and any(node_files(run_root(), self._guess)):
             return None
         return stack.enter_context(Boot())
+
+    def _greet_ahead(self, stack: ExitStack) -> Remote | None:
+        """Begin to log in on the other machines, as they were the last time."""
+        from startup.cli.elsewhere import greet_ahead
+
+        return greet_ahead(stack, self._guess) if self._guess is not None else None
 
     @cached_property
     def _guess(self) -> str | None:
@@ -163,14 +171,14 @@ class _Up:
             return None
         return ports_of(self._current.fleet) if self._current else None
 
-    def _nodes(self, stack: ExitStack, fleet: Fleet, boot: Boot | None) -> Cluster:
+    def _nodes(self, stack: ExitStack, fleet: Fleet, boot: Boot | None, greeted: Remote | None) -> Cluster:
         """A node for every machine, and a conversation with each; those that can't be had are told, and in `_troubles`."""
         from agentkit.directory.locate import running_nodes
         from startup.cli.elsewhere import Elsewhere, elsewhere
         from startup.machines.waits import connect_when_listening, wait_for_a_running_down
 
         far = elsewhere(fleet.machines)
-        others = Elsewhere(stack, fleet.cluster, far)
+        others = Elsewhere(stack, fleet.cluster, far, greeted)
         others.begin_up(fleet, is_pushed=self._arguments.push)
         wait_for_a_running_down(fleet.cluster, note)
         running = {info.machine for info in running_nodes(fleet.cluster)}

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from agentkit._version import VERSION
 from agentkit.directory.locate import run_root
@@ -27,7 +27,7 @@ from startup.node.paths import own_folder
 from startup.plan.revision import CONTROL_VERSION
 
 if TYPE_CHECKING:
-    from startup.machines.ssh import Connection
+    from startup.machines.ssh import Connection, Far
     from startup.spec.fleet import Fleet, MachineSpec
 
 #: Files named in a message; the others are counted.
@@ -64,6 +64,8 @@ class Remote:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._live, name="ssh", daemon=True)
         self._connections: dict[str, Connection] = {}
+        self._all: list[Connection] = []
+        self._ahead: dict[tuple[str, MachineSpec], Future[_Greeted]] = {}
         self._begun: dict[str, tuple[MachineSpec, Future[Door | None]]] = {}
         self._folder = run_root() / f"{_FOLDER}{os.getpid()}"
         self._thread.start()
@@ -75,6 +77,12 @@ class Remote:
         work = _Once(project)
         for machine in machines:
             self._begin(machine, self._up(fleet, machine, work))
+
+    def greet(self, cluster: str, machines: Iterable[MachineSpec]) -> None:
+        """Log in on machines that `up` will probably be asked for, and begin to boot there: nothing comes of it without `up`."""
+        for machine in machines:
+            greeting = asyncio.run_coroutine_threadsafe(self._greet(cluster, machine), self._loop)
+            self._ahead[cluster, machine] = greeting
 
     def find(self, cluster: str, machines: Iterable[MachineSpec]) -> None:
         """Begin to look for these machines' nodes; starts nothing."""
@@ -143,15 +151,26 @@ class Remote:
 
         connection = await Connection.connect(machine)
         self._connections[str(machine.name)] = connection
+        self._all.append(connection)
         return connection
+
+    async def _greet(self, cluster: str, machine: MachineSpec) -> _Greeted:
+        connection = await self._connect(machine)
+        far = await connection.far("up", cluster, python_of(machine))
+        try:
+            return _Greeted(connection, far, await far.ask(None, "agentkit"))
+        except BaseException:
+            far.end()
+            raise
 
     async def _up(self, fleet: Fleet, machine: MachineSpec, project: _Once) -> Door:
         from startup.machines.ssh import WAITS_WITHIN_S
 
-        connection = await self._connect(machine)
-        far = await connection.far("up", fleet.cluster, python_of(machine))
+        # one that was greeted as another (a changed address, another Python) is not this one: `close` ends it
+        ahead = self._ahead.pop((fleet.cluster, machine), None)
+        greeting = self._greet(fleet.cluster, machine) if ahead is None else asyncio.wrap_future(ahead)
+        connection, far, found = await greeting
         try:
-            found = await far.ask(None, "agentkit")
             self._judge(connection, found)
             node = found["node"]
             is_going = bool(node and node["revision"] and node["revision"]["down"])
@@ -192,7 +211,9 @@ class Remote:
     async def _close(self) -> None:
         for _, future in self._begun.values():
             future.cancel()
-        await asyncio.gather(*(connection.close() for connection in self._connections.values()), return_exceptions=True)
+        for greeting in self._ahead.values():
+            greeting.cancel()
+        await asyncio.gather(*(connection.close() for connection in self._all), return_exceptions=True)
 
     # -- checks
 
@@ -247,6 +268,14 @@ class Remote:
 
     def _remark(self, machine: MachineSpec) -> Callable[[str], None]:
         return lambda words: self._tell(f"{machine.name} ({machine.host}): {words}")
+
+
+class _Greeted(NamedTuple):
+    """A machine that was logged in on, the program that runs there, and what it told of itself."""
+
+    connection: Connection
+    far: Far
+    found: Mapping[str, Any]
 
 
 class _Once:
