@@ -43,15 +43,12 @@ def test_either_machine_shows_and_changes_the_whole_cluster_and_says_when_it_can
     assert "pc2: unreachable for " in status.out
     assert "nothing heard of pc2 for" in status.out
     unreached: dict[str, Any] = {}
-    for words in (("stop", "Near"), ("restart", "Near", "Far"), ("start", "Near")):
+    for words in (("stop", "Near"), ("restart", "Near", "Far")):
         result = typed(a, *words, "--json")
         assert result.code == 1, (words, result)
         assert "pc2" in result.err
         unreached[words[0]] = [it["machine"] for it in result.json["unreached"]]
-    assert unreached == {"stop": ["pc2"], "restart": ["pc2"], "start": ["pc2"]}
-    down = typed(a, "down", "--json")
-    assert down.code == 1
-    assert "what runs on pc2 may run on" in down.err
+    assert unreached == {"stop": ["pc2"], "restart": ["pc2"]}
 
     link.heal()
     assert agents(b)["pc2/Far"]["phase"] == "ready"
