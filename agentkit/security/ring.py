@@ -16,7 +16,7 @@ log = get_logger("agentkit.security")
 
 
 class Keyring:
-    """`own` is the key that this process speaks and serves with, for its whole life."""
+    """`own` is the key that this process speaks and serves with; what is bound or connected keeps the one that it was made with."""
 
     def __init__(self, folder: KeyFolder, own: Key, known: KeySet) -> None:
         self.own = own
@@ -51,6 +51,14 @@ class Keyring:
                 at=str(folder.path), got="no secret key", want="an operator's", fix="`agentkit keys import FILE`"
             )
         return cls(folder, best[0], known)
+
+    def use_newest(self) -> bool:
+        """What is bound and dialled from now on is so under our newest key; whether that is another one."""
+        newest = self._known.own(self.own.name)
+        if newest is None or newest == self.own:
+            return False
+        self.own = newest
+        return True
 
     def holder(self, public: str | None) -> Holder | None:
         """Whose key `public` (Z85) is; None: nobody's, or it was revoked."""

@@ -123,11 +123,20 @@ class Inbox:
 
     def bind(self, endpoint: str, *, encrypted: bool = False) -> str:
         """Listen on `endpoint` ("tcp://127.0.0.1:*" lets the kernel choose); returns the one it got. `encrypted`: for known keys
-        only; plain addresses have to be bound before."""
+        only; plain addresses have to be bound before. OSError: it can't be listened on."""
         with self._guarded(encrypted):
-            self._sock.bind(endpoint)
+            try:
+                self._sock.bind(endpoint)
+            except zmq.ZMQError as exc:
+                raise OSError(exc.errno, f"{endpoint}: {exc.strerror}") from exc
         self._reader.poke()
         return bytes(self._sock.last_endpoint).decode()  # type: ignore[arg-type]
+
+    def unbind(self, endpoint: str) -> None:
+        """Listen there no more. Every connection that was accepted there ends: this is no way to drain."""
+        with contextlib.suppress(zmq.ZMQError):
+            self._sock.unbind(endpoint)
+        self._reader.poke()
 
     def adopt(self, listener: stdlib_socket.socket, *, encrypted: bool = False) -> str:
         """Accept on a listener that was handed down; it stays open and the caller's. Returns its endpoint. `encrypted` as in `bind`."""

@@ -7,6 +7,7 @@ agentkit keys list                        whose keys are known here
 agentkit keys export pc2 pc2.tar          what machine pc2 needs: everybody's public keys, its own secret one
 agentkit keys import pc2.tar              take that, on pc2
 agentkit keys revoke laptop               a name or a fingerprint: nobody from now on, connected or not
+agentkit keys rotate                      new keys for all machines and the operator, without a stop
 
 Keys are files of mode 0600 in a folder of mode 0700: --dir, else $AGENTKIT_KEYS, else `security.keys` of the fleet's file in this
 folder, else ~/.config/agentkit/keys. docs/security.md says what they protect, and what not.
@@ -21,7 +22,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agentkit.directory.locate import default_file
+from agentkit.directory.locate import default_file, find_node
 from agentkit.errors import AgentkitError, ConfigError, NoNode
 from startup.cli import exits
 from startup.cli.common import note, say, say_json, width_of
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from agentkit.security.keys import Key
     from startup.spec.fleet import Fleet
 
-ACTIONS: Final = ("init", "add", "list", "export", "import", "revoke")
+ACTIONS: Final = ("init", "add", "list", "export", "import", "revoke", "rotate")
 #: The name of the operator that `init` makes.
 FIRST_OPERATOR: Final = "operator"
 
@@ -66,7 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         case "revoke":
             return _revoke(folder, arguments)
         case _:
-            raise ConfigError(at="keys", got=arguments.action, want=", ".join(ACTIONS))
+            from startup.cli.rotation import rotate
+
+            return rotate(folder, arguments)
 
 
 def _fleet(arguments: argparse.Namespace) -> Fleet | None:
@@ -183,7 +186,7 @@ def _import(folder: KeyFolder, arguments: argparse.Namespace) -> int:
         raise ConfigError(at="keys import", got=" ".join(arguments.words) or "nothing", want="FILE.tar")
     known = folder.take_part(read_part(Path(arguments.words[0])))
     ours = [key.name for key in known.keys if key.secret]
-    told, missing = tell_nodes(arguments.cluster, "keys_reload")
+    told, missing = tell_nodes(arguments.cluster, "keys_reload", everywhere=False)
     if arguments.json:
         say_json(
             {"folder": str(folder.path), "keys": [_facts(key) for key in known.keys], "told": told, "missing": missing}
@@ -230,13 +233,14 @@ def _revoke(folder: KeyFolder, arguments: argparse.Namespace) -> int:
 
 
 def tell_nodes(
-    cluster: str | None, operation: str, *, but: Collection[str] = (), **arguments: Any
+    cluster: str | None, operation: str, *, but: Collection[str] = (), everywhere: bool = True, **arguments: Any
 ) -> tuple[list[str], dict[str, str]]:
-    """(machines whose nodes did it, machine -> why not). Nothing where no cluster runs here: its nodes read the folder when they start."""
+    """(machines whose nodes did it, machine -> why not); `everywhere`: on all machines, else on this one. Nothing where no cluster
+    runs: its nodes read the folder when they start."""
     from startup.cli.cluster import Cluster
 
     try:
-        found = Cluster.find(cluster)
+        found = Cluster.reach(cluster) if everywhere else Cluster.of(find_node(cluster).cluster)
     except NoNode:
         return [], {}
     told: list[str] = []

@@ -36,6 +36,7 @@ from startup.node.feeds import Feeds
 from startup.node.fence import Fence
 from startup.node.hands import Hands, Running
 from startup.node.itself import Itself
+from startup.node.key_words import KeyWords
 from startup.node.keys import NodeKeys
 from startup.node.listeners import backlog_warning
 from startup.node.memory import Remembering
@@ -115,7 +116,6 @@ class Node:
         self._early_exits: list[Exit] | None = []
         self._rotate_timer: asyncio.TimerHandle | None = None
         self._reached: frozenset[str] = frozenset()  # machines that Consul shows agents of
-        self._telling: set[asyncio.Task[Any]] = set()
         self._remembering = Remembering()
         self._revisions = Revisions(places)
         self._remembered = Remembered(places)
@@ -144,10 +144,9 @@ class Node:
         self._mesh = Mesh(places, incarnations.take(), self, times)
         self._fence = Fence(places, self.turns, self._revisions, self._mesh)
         self._mesh.keys = self._keys
-        self._keys.on_revoked = self._tell_revoked
         self._events = NodeEvents(places, self._mesh, self._revisions, self._keys)
         self._senses.on_events = self._events.told
-        self._keys.on_change = self._events.rekeyed
+        self._key_words = KeyWords(self._keys, self._mesh, self._events)
         self._itself = Itself(options, self._revisions, self.turns, self._hands, self._zygote, self._events)
         self._views = Views(places.machine, self._itself, self._mesh)
         self._errors = ErrorDesk(places, partial(self._mesh.ask_others, within_s=OTHERS_S))
@@ -172,6 +171,7 @@ class Node:
                 "events": self._events.ensure,
                 "registry": lambda _: self._registry.facts(),
                 **self._errors.operations,
+                **self._key_words.operations,
             },
         )
         self._server = ControlServer(places.control, operations.handle)
@@ -250,6 +250,7 @@ class Node:
         self._fence.close()
         await self._errors.close()
         await self._hands.close()
+        await self._key_words.close()
         await self._mesh.close()
         self._events.close()
         if self._notify is not None:
@@ -290,6 +291,7 @@ class Node:
         self.turns.soon()
 
     def on_peers(self) -> None:
+        self._key_words.on_peers()
         self._table.silence(self._mesh.silent())
         self._see_others()
 
@@ -321,7 +323,7 @@ class Node:
 
     def answers(self) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]:
         return {
-            "mesh.keys": self._hear_revoked,
+            **self._key_words.answers,
             "mesh.errors": self._errors.answer,
             "mesh.claims": self._fence.answer,
             **self._views.answers,
@@ -332,15 +334,6 @@ class Node:
         if own:
             self._mesh.publish(own)
             self._registry.tell(own)
-
-    def _tell_revoked(self, keys: Mapping[str, str]) -> None:
-        asking = self._mesh.ask_others("mesh.keys", {"keys": dict(keys)}, OTHERS_S)
-        self._telling.add(task := self._loop.create_task(asking, name="keys:revoked"))
-        task.add_done_callback(self._telling.discard)
-
-    async def _hear_revoked(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        self._keys.heard(said)
-        return {}
 
     # -- parts
 

@@ -96,6 +96,13 @@ class NodeEvents:
             self._relay.cut()
         self._revoked = revoked
 
+    def renew(self) -> None:
+        """The relay, if there is one, begins anew: under the key that this node has now."""
+        if self._relay is not None:
+            self._relay.close()
+            self._relay = None
+            self._start()
+
     def _connect(self, machine: str) -> None:
         if self._relay is None:
             return

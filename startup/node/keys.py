@@ -5,6 +5,8 @@ Keys are read from this machine's folder (agentkit.security.folder) as soon as a
     keys_list {}                       -> {name, own, keys: [{name, role, fingerprint, serial, created_s, is_ours}], revoked}
     keys_add {keys}                    these are known from now on
     keys_revoke {keys}                 fingerprint -> name: these are nobody from now on; other nodes are told
+    keys_renew {}                      -> {key}: another one for this machine, known but not in use yet
+    keys_use {}                        -> {own}: it is in use from now on (key_words.py)
     keys_reload {}                     the folder was changed by hand
     watch_keys {}                      goes on telling: an event now, and whenever keys came or went
 """
@@ -57,6 +59,10 @@ class NodeKeys:
             except ConfigError as exc:
                 raise Refused("security", str(exc)) from exc
         self._fleet = fleet
+
+    def use_newest(self) -> bool:
+        """Be the newest key of this machine from now on; whether that is another one than before."""
+        return self._needed().use_newest()
 
     def use_before_revision(self, host: str) -> bool:
         """Whether a node that knows no fleet yet may listen on `host`: beyond loopback only for who has a key of this machine's
@@ -136,6 +142,7 @@ class NodeKeys:
             "keys_add": self._add,
             "keys_revoke": self._revoke,
             "keys_reload": self._reload,
+            "keys_renew": self._renew,
         }
 
     def heard(self, said: Mapping[str, Any]) -> None:
@@ -183,6 +190,19 @@ class NodeKeys:
         ring.reload()
         self.on_revoked(revoked)
         return self._list({})
+
+    def _renew(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """A new key for this machine, made here: its secret never leaves. One that was made and is not in use yet is taken again."""
+        from agentkit.security.keys import new_key
+
+        ring = self._needed()
+        ring.reload()
+        newest = ring.known.own(self._machine)
+        if newest is None or newest == ring.own:
+            newest = new_key(self._machine, ring.own.role, ring.known.next_serial(self._machine))
+            ring.folder.add([newest])
+            ring.reload()
+        return {"key": newest.to_wire()}
 
     def _reload(self, _: Mapping[str, Any]) -> dict[str, Any]:
         if self.ring is not None:

@@ -46,6 +46,8 @@ log = get_logger("node.mesh")
 
 #: Name under which nodes introduce themselves; no agent can be called so.
 NODE_NAME: Final = AgentName("_node")
+#: An address that was let go of can be listened on again within this, in seconds.
+REBIND_WITHIN_S: Final = 3.0
 #: The loop's timers have a resolution of 1 ms and may come early.
 _TIMER_SLACK_S: Final = 0.002
 
@@ -107,6 +109,25 @@ class Mesh:
             self.endpoint = f"tcp://{host}:{bound.rpartition(':')[2]}"
         assert self.endpoint is not None
         return self.endpoint
+
+    async def listen_anew(self) -> None:
+        """The same address under the key that we have now. Everybody's connection ends and is made again. OSError: in vain."""
+        if self._inbox is None or self._bound is None or not self.keys.encrypts(self._bound[0]):
+            return
+        host, _ = self._bound
+        endpoint = f"tcp://{host}:{str(self.endpoint).rpartition(':')[2]}"
+        self._inbox.unbind(endpoint)
+        async with asyncio.timeout(REBIND_WITHIN_S):
+            while True:
+                try:
+                    self._inbox.bind(endpoint, encrypted=True)
+                except OSError:  # libzmq lets go of it in its own time
+                    await asyncio.sleep(0.01)
+                else:
+                    break
+        for peer in self._peers.values():
+            self._links.drop(peer)  # they know us by the old key
+            self._links.press(peer)
 
     def pace(self, suspect_s: float, unreachable_s: float) -> None:
         """Other limits than before."""
