@@ -63,7 +63,7 @@ class Client:
 
         `keys`: folder of the keys to call with (the operator's, if its secret is there), where callees encrypt; default:
         $AGENTKIT_KEYS, else the folder of the node, else ~/.config/agentkit/keys. Given, nobody beyond loopback is called without
-        encryption; then name `peers` as "machine/name", so that it is known whose key to expect."""
+        encryption, and none of `peers` at all: name them "machine/name", so that it is known whose key to expect."""
         path, here = (None, "local") if peers is not None else _node(node, cluster)
         self.tracer = Tracer(trace_sample)
         self._directory: Directory = (
@@ -279,4 +279,4 @@ def _dialer(here: str, keys: str | Path | None, node: str | None) -> Dialer:
         folder = Path(keys).expanduser() if keys is not None else folder_of(_folder_of_node(node) if node else "")
         return Keyring.of_person(KeyFolder(folder), here)
 
-    return Dialer(here, read, is_strict=keys is not None, shows_key=True)
+    return Dialer(here, read, is_strict=keys is not None, even_here=keys is not None and node is None, shows_key=True)

@@ -117,12 +117,13 @@ def tables(running: list[Running], absent: list[str]) -> list[Table]:
     raw_us = by_name[RAW_SEQUENTIAL].latency_us("sequential", 50)
     sequential = Table(
         f"{SMALL_BYTES} bytes, one call after another",
-        ("contender", "p50 us", "p99 us", "calls/s", "time / raw REQ/REP"),
+        ("contender", "p50 us", "p99 us", "calls/s", "time / raw REQ/REP", "caller CPU us/call", "callee CPU us/call"),
         notes=absent,
     )
     for c in of("sequential"):
         p50 = c.latency_us("sequential", 50)
-        sequential.add(c.name, p50, c.latency_us("sequential", 99), c.calls_per_second("sequential"), p50 / raw_us)
+        rate, p99 = c.calls_per_second("sequential"), c.latency_us("sequential", 99)
+        sequential.add(c.name, p50, p99, rate, p50 / raw_us, *c.cpu("sequential"))
 
     raw_rate = by_name[RAW_WINDOWED].calls_per_second("windowed")
     windowed = Table(

@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -497,6 +498,38 @@ class AgentkitTraced(Agentkit):
     large = False
 
 
+class AgentkitCurve(Agentkit):
+    """The same agent over an encrypted connection, as machines call each other."""
+
+    def serve(self, port: int) -> None:
+        from agentkit.security.folder import KeyFolder
+        from agentkit.security.keys import new_key
+
+        folder = KeyFolder(_keys(port))
+        shutil.rmtree(folder.path, ignore_errors=True)
+        folder.add([new_key("bench", "agent"), new_key("operator", "operator")])
+        os.environ |= {"AGENTKIT_SECURITY": "curve", "AGENTKIT_LOCAL": "curve", "AGENTKIT_KEYS": str(folder.path)}
+        os.environ["AGENT_MACHINE"] = "bench"
+        super().serve(port)
+
+    def call(self, port: int) -> None:
+        import uvloop
+
+        from agentkit import CallError, Client
+
+        async def main() -> None:
+            async with Client(peers={"bench/Echo": f"tcp://{HOST}:{port}"}, keys=_keys(port)) as client:
+                await until_answered_async(lambda: client.call("Echo", "echo", {"payload": b""}), CallError)
+                await work_async(lambda payload: client.call("Echo", "echo", {"payload": payload}))
+            shutil.rmtree(_keys(port), ignore_errors=True)
+
+        uvloop.run(main())
+
+
+def _keys(port: int) -> str:
+    return f"{tempfile.gettempdir()}/agentkit-bench-keys-{port}"
+
+
 class AgentkitBlocking(Agentkit):
     """The same agent, called by `BlockingClient`: no event loop on the caller's side."""
 
@@ -514,6 +547,7 @@ CONTENDERS: Final[dict[str, type[Contender]]] = {
     "agentkit": Agentkit,
     "agentkit, tracing off": AgentkitUntraced,
     "agentkit, all traced": AgentkitTraced,
+    "agentkit, CURVE": AgentkitCurve,
     "agentkit, blocking caller": AgentkitBlocking,
     "pyzmq DEALER/ROUTER": RawDealerRouter,
     "pyzmq REQ/REP": RawReqRep,

@@ -29,16 +29,18 @@ class Dialer:
         keys: Callable[[], Keyring] | None = None,
         *,
         is_strict: bool = False,
+        even_here: bool = False,
         shows_key: bool = False,
     ) -> None:
-        """`keys` reads ours; called when an endpoint needs them, and again when a peer's key is not among them. `is_strict`: beyond
-        loopback nobody is called without encryption. `shows_key`: called where the callee sees whose key it is, if there is such an
-        address."""
+        """`keys` reads ours; called when an endpoint needs them, and again when a peer does not have one of them. `is_strict`: beyond
+        loopback nobody is called without encryption; with `even_here` nobody at all. `shows_key`: called where the callee sees whose
+        key it is, if there is such an address."""
         self._here = here
         self._read = keys
         self._ring: Keyring | None = None
         self._read_s = float("-inf")
         self._is_strict = is_strict
+        self._even_here = even_here
         self._shows_key = shows_key
 
     def where(self, record: AgentRecord) -> tuple[str, Dial | None]:
@@ -50,7 +52,7 @@ class Dialer:
         if name is None:
             raise Unreachable(f"{record.id} has no inbox: it is {record.phase}")
         endpoint, fingerprint = record.endpoints[name], record.keys.get(name, "")
-        if not fingerprint and not (self._is_strict and is_beyond_loopback(endpoint)):
+        if not fingerprint and not (self._is_strict and (self._even_here or is_beyond_loopback(endpoint))):
             return endpoint, None
         return endpoint, self._dial(record, fingerprint)
 
