@@ -82,7 +82,12 @@ def reach(descriptor: int, cut_if: Any = None) -> Any:
         duplicate = os.dup(descriptor)
     except OSError:
         return None
-    with closing(socket.socket(fileno=duplicate)) as connection:
+    try:
+        found = socket.socket(fileno=duplicate)
+    except OSError:  # the number is another thing's by now
+        os.close(duplicate)
+        return None
+    with closing(found) as connection:
         try:
             address = connection.getpeername()
             if address == cut_if:

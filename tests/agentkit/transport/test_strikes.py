@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,7 +11,7 @@ import pytest
 from agentkit.transport import strikes
 from agentkit.transport.channel import Channel
 from agentkit.transport.inbox import Inbox
-from agentkit.transport.strikes import MAX_STRIKES
+from agentkit.transport.strikes import MAX_STRIKES, reach
 from agentkit.wire import values
 from tests.agentkit.support import Raw, an_inbox, echoes, eventually, identity, raw
 from tests.agentkit.transport.test_inbox import ends_in
@@ -105,3 +106,15 @@ async def test_only_so_many_connections_are_remembered(monkeypatch: pytest.Monke
             with raw(endpoint) as caller:
                 await bad(inbox, caller, 1)
         assert len(inbox._strikes._records) == 2
+
+
+def test_a_number_that_is_no_socket_any_more_is_nobody_and_leaks_nothing() -> None:
+    reading, writing = os.pipe()
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        assert reach(reading, cut_if="anything") is None
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert reach(reading) is None
