@@ -19,6 +19,8 @@ log = get_logger("node.keys")
 
 #: How long another node may take to answer, in seconds.
 TOLD_WITHIN_S: Final = 5.0
+#: Pause before it is said again, in seconds.
+SAID_AGAIN_S: Final = 1.0
 #: An operator who is connected here has the answer by then, in seconds: our address is opened anew under the new key.
 ANSWERED_WITHIN_S: Final = 0.3
 #: How a machine is called that is there (plan.membership.PeerState).
@@ -33,6 +35,7 @@ class KeyWords:
         self._mesh = mesh
         self._events = events
         self._told: set[str] = set()  # machines that know all that is revoked here
+        self._telling: set[str] = set()  # ... and those that are being told
         self._tasks: set[asyncio.Task[None]] = set()
         keys.on_change = events.rekeyed
         keys.on_revoked = self._spread
@@ -51,28 +54,45 @@ class KeyWords:
         """Somebody came or went: those who come back hear who is revoked."""
         if self._keys.ring is None:
             return
-        alive = {machine for machine, state in self._mesh.states().items() if state == _ALIVE}
+        alive = self._alive()
         self._told &= alive
-        if revoked := self._keys.revoked():
+        if self._keys.revoked():
             for machine in alive - self._told:
-                self._tell(machine, revoked)
+                self._tell(machine)
 
     async def close(self) -> None:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _spread(self, revoked: Mapping[str, str]) -> None:
+    def _alive(self) -> set[str]:
+        return {machine for machine, state in self._mesh.states().items() if state == _ALIVE}
+
+    def _spread(self, _: Mapping[str, str]) -> None:
+        self._told.clear()
         for machine in self._mesh.others():
-            self._tell(machine, revoked)
+            self._tell(machine)
 
-    def _tell(self, machine: str, revoked: Mapping[str, str]) -> None:
-        async def tell() -> None:
-            answer = await self._mesh.ask(machine, "mesh.keys", {"keys": dict(revoked)}, TOLD_WITHIN_S)
-            if answer is not None:
-                self._told.add(machine)
+    def _tell(self, machine: str) -> None:
+        if machine not in self._telling:
+            self._telling.add(machine)
+            self._spawn(self._until_told(machine), f"keys:revoked {machine}")
 
-        self._spawn(tell(), f"keys:revoked {machine}")
+    async def _until_told(self, machine: str) -> None:
+        """A link that is just back may lose a word or two: it is said again until it was heard, or nobody is there."""
+        try:
+            while True:
+                revoked = self._keys.revoked()
+                answer = await self._mesh.ask(machine, "mesh.keys", {"keys": revoked}, TOLD_WITHIN_S)
+                if answer is not None and revoked == self._keys.revoked():
+                    self._told.add(machine)
+                    return
+                if machine not in self._alive():
+                    return  # on_peers, when it is
+                if answer is None:
+                    await asyncio.sleep(SAID_AGAIN_S)
+        finally:
+            self._telling.discard(machine)
 
     async def _hear(self, said: Mapping[str, Any]) -> dict[str, Any]:
         self._keys.heard(said)
