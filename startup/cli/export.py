@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from typing import TYPE_CHECKING, Any, Final
 from agentkit.errors import ConfigError, NoNode
 from startup.cli import exits
 from startup.cli.cluster import Cluster
-from startup.cli.common import note, say, say_json
-from startup.cli.files import add_file_arguments, counted, load_file
+from startup.cli.common import note, say, say_json, width_of
+from startup.cli.files import add_file_arguments, counted, load_file, shown
 from startup.cli.watch import Watch
 from startup.errors import NodeLost
 from startup.plan.phase import Phase
@@ -88,9 +89,9 @@ def _of_file(arguments: argparse.Namespace) -> Found:
 
     loaded = load_file(arguments)
     if loaded.errors or loaded.fleet is None:
+        note(shown(loaded.errors, width_of(sys.stderr)))
         what = os.fspath(arguments.file or "the files of --machine")
-        fix = "`agentkit validate` tells them"
-        raise ConfigError(at="FILE", got=what, want=f"a file without errors ({counted(loaded.errors)})", fix=fix)
+        raise ConfigError(at="FILE", got=what, want="a file without errors", fix=f"it has {counted(loaded.errors)}")
     return Found(loaded.fleet, targets(loaded.fleet))
 
 

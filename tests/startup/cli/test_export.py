@@ -146,7 +146,8 @@ def test_the_fleet_of_a_file_need_not_run(tmp_path: Path) -> None:
         fleet.write({"Base": {"health_check_port": 70000}})
         bad = fleet.run("export", "prometheus", str(fleet.file))
         assert bad.code == 2
-        assert "agentkit validate" in bad.err
+        assert "70000" in bad.err
+        assert "want a file without errors; it has 1 error" in bad.err
 
 
 @pytest.mark.parametrize(
