@@ -66,12 +66,13 @@ soak: $(VENV)/.test  ## The long forms, seeded
 	$(BIN)/python -m pytest -q -s -m soak --times 20 --timeout 7200 tests
 
 bench: DEBIAN += nats-server  # a peer; one that is not there is left out of the tables
-bench: $(VENV)/.bench  ## All benchmarks beside their peers (about ten minutes)
+bench: $(VENV)/.bench programs  ## All benchmarks beside their peers (about ten minutes)
 	$(BIN)/python benchmarks/bench_startup.py
 	$(BIN)/python benchmarks/bench_rpc.py
 	$(BIN)/python benchmarks/bench_overload.py
 	$(BIN)/python benchmarks/bench_events.py
 	$(BIN)/python benchmarks/bench_stream.py
+	$(BIN)/python benchmarks/bench_discovery.py
 
 clean:  ## Remove what make made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

@@ -116,7 +116,7 @@ class ConsulClient:
     def register(self, definition: Mapping[str, Any]) -> None:
         self._http.put(_nothing, "/v1/agent/service/register", data=json.dumps(definition))
 
-    def deregister(self, id: AgentId) -> None:
+    def deregister(self, id: AgentId | str) -> None:
         """Harmless when it is not there."""
         self._consul.agent.service.deregister(str(id))
 

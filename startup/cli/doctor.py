@@ -51,6 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
     ports = {port for spec in specs for port in (spec.port, spec.health_port) if port}
     cluster = arguments.cluster or (fleet.cluster if fleet else "fleet")
     findings = examine(gather(cluster, ours[0] if ours else "local", agents=agents, ports=ports))
+    if fleet and fleet.consul is not None:
+        from startup.cli import registry_fitness
+
+        findings += registry_fitness.examine(registry_fitness.ask(fleet, fleet.consul, tuple(ours)))
     if fleet and far:
         from startup.cli import neighbours
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.benchmarks.conftest import BENCHMARKS
+from tests.consul.fixtures import needs
 from tests.measured import unmeasured
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -67,3 +68,10 @@ def test_the_short_form_of_bench_shm_hands_every_array_over() -> None:
     (rows,) = run("bench_shm.py").values()
     assert [row["contender"] for row in rows] == ["TCP", "agentkit", "agentkit, Shared", "agentkit, Shared again"]
     assert all(isinstance(row["GB/s"], float) and row["GB/s"] > 0 for row in rows)
+
+
+def test_the_short_form_of_bench_discovery_sees_every_life() -> None:
+    needs("consul")
+    (rows,) = run("bench_discovery.py", "--only", "consul").values()
+    assert [(row["way"], row["lives"]) for row in rows] == [("consul", 80)]
+    assert all(row["p99"] > 0 for row in rows)  # type: ignore[operator]
