@@ -14,10 +14,11 @@ from agentkit.directory.locate import cluster_of, default_file
 from agentkit.errors import NoNode
 from startup.cli.common import note
 from startup.errors import MachineTrouble
+from startup.machines.found import Found
 
 if TYPE_CHECKING:
     from startup.control import Door
-    from startup.machines.remote import Found, Project, Remote
+    from startup.machines.remote import Project, Remote
     from startup.spec.fleet import Fleet, MachineSpec
 
 #: How long a node that has ended is asked whether it is still there, in seconds.
@@ -124,8 +125,6 @@ class Elsewhere:
 
     def finish(self, tell: Callable[[str], None] = note) -> Found:
         """What came of it; troubles are told."""
-        from startup.machines.remote import Found
-
         found = self._remote.finish() if self._remote is not None else Found()
         found.doors |= self._doors
         for name, machine in self._machines.items():

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
@@ -23,6 +23,7 @@ from agentkit._version import VERSION
 from agentkit.directory.locate import run_root
 from startup.control import Door, UnixDoor
 from startup.errors import MachineTrouble
+from startup.machines.found import Found
 from startup.node.paths import own_folder
 from startup.plan.revision import CONTROL_VERSION
 
@@ -45,14 +46,6 @@ class Project:
     root: Path
     files: Mapping[str, str]  #: path from the root -> digest
     is_pushed: bool = False  #: what differs is copied there
-
-
-@dataclass
-class Found:
-    """What came of the machines that were asked for."""
-
-    doors: dict[str, Door] = field(default_factory=dict)
-    troubles: dict[str, MachineTrouble] = field(default_factory=dict)
 
 
 class Remote:

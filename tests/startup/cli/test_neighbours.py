@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -86,3 +88,14 @@ def test_why_there_is_no_operators_key_is_said(tmp_path: Any, monkeypatch: pytes
     assert ring.own.name == "ops"
     (tmp_path / "keys").chmod(0o755)
     assert "chmod 700" in str(operator_keys())
+
+
+def test_a_fleet_on_one_host_pays_for_no_way_to_another() -> None:
+    code = (
+        "import sys; from contextlib import ExitStack\n"
+        "from startup.cli.cluster import Cluster; from startup.cli.elsewhere import Elsewhere\n"
+        "stack = ExitStack(); others = Elsewhere(stack, 'c', []); others.begin_find(); assert not others.finish().doors\n"
+        "print(sorted({'asyncio', 'asyncssh', 'zmq', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
