@@ -27,6 +27,7 @@ from agentkit.observe.log import get_logger
 from agentkit.resilience.deadline import Deadline
 from agentkit.transport import adopt, context, frames
 from agentkit.transport.answers import Answers, error_frame
+from agentkit.transport.draining import Drain
 from agentkit.transport.monitor import TURNED_AWAY, Monitor
 from agentkit.transport.outbox import Outbox
 from agentkit.transport.peer import Identity, Inbound, Peer
@@ -51,8 +52,6 @@ MAX_PEERS: Final = 20_000
 MAX_NAME: Final = 200
 #: After a connection went, its pipe needs a moment to go from the routing table, in seconds.
 PROBE_DELAY_S: Final = 0.01
-#: How long a draining inbox waits for connections that have not said HELLO yet, in seconds.
-STRAGGLERS_S: Final = 0.25
 
 #: A handshake that fails is told twice, as itself and as DISCONNECTED: only the latter counts.
 _EVENTS: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | TURNED_AWAY)
@@ -85,7 +84,6 @@ class Inbox:
         self._peers: dict[bytes, Peer] = {}
         self._connections = 0
         self._is_draining = False
-        self._changed: asyncio.Future[None] | None = None
         self._strikes = Strikes()
         self._loop = asyncio.get_running_loop()
         self._probe_timer: asyncio.TimerHandle | None = None
@@ -109,7 +107,8 @@ class Inbox:
         self._reader = Reader(self._sock, self._on_frames, take=self._strikes.receive)
         self._outbox = Outbox(self._sock, self._reader.poke, self._lose)
         self._plain = PlainCallers(me.id, limits, self._outbox.send_raw)
-        answers = self._answers = Answers(self._outbox, self._plain, self._note_change)
+        self._drain = Drain(self._is_busy, lambda: self._connections, self._plain)
+        answers = self._answers = Answers(self._outbox, self._plain, self._drain.note)
         self.answer, self.write, self.refuse = answers.answer, answers.write, answers.refuse
 
     # -- opening and closing ------------------------------------------------------------------------------------------
@@ -188,25 +187,7 @@ class Inbox:
 
         Reads and answers all the while: whoever unbinds or closes earlier loses calls (26 % in the instant of an exit,
         0 of 2,000 this way). Plain callers are served until they pause: idle ones are not waited for, they would never go."""
-        if await self._until(lambda: not self._is_busy(), deadline):
-            # Connections that are still shaking hands: their HELLO is worth a GOAWAY, a port scanner is worth no more
-            await self._until(
-                lambda: self._plain.have_come or self._connections <= 0,
-                Deadline.after(min(STRAGGLERS_S, deadline.left_s())),
-            )
-            while (quiet_in_s := self._plain.quiet_in_s()) and not deadline.has_passed():
-                await asyncio.sleep(min(quiet_in_s, deadline.left_s()))
-                await self._until(lambda: not self._is_busy(), deadline)
-        self._plain.is_shut = True
-        return not self._is_busy()
-
-    async def _until(self, is_reached: Callable[[], bool], deadline: Deadline) -> bool:
-        while not is_reached() and not deadline.has_passed():
-            self._changed = self._loop.create_future()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed, deadline.left_s())
-        self._changed = None
-        return is_reached()
+        return await self._drain.finished(deadline)
 
     def close(self, linger_ms: int = 200) -> None:
         """Close the socket; what was sent gets `linger_ms` to leave. Running requests are not answered any more."""
@@ -373,7 +354,7 @@ class Inbox:
         if inbound is not None:
             self._abandon(inbound)
         elif peer.kept.pop(cancel.id, None) is not None:
-            self._note_change()
+            self._drain.note()
 
     def _on_bye(self, peer: Peer, _bye: ak.Bye, _: Sequence[Any]) -> None:
         self._lose(peer)
@@ -427,14 +408,14 @@ class Inbox:
         # A ROUTER is not told whose connection went. Whoever can't be reached any more is found by sending to them.
         if self._probe_timer is None:
             self._probe_timer = self._loop.call_later(PROBE_DELAY_S, self._probe)
-        self._note_change()
+        self._drain.note()
 
     def _probe(self) -> None:
         self._probe_timer = None
         if len(self._peers) <= self._connections and not self._plain.have_come:
             return  # as many connections as peers: whoever went had said BYE
         self._outbox.probe(self.peers)
-        self._note_change()
+        self._drain.note()
 
     def _lose(self, peer: Peer) -> None:
         self._peers.pop(peer.routing_id, None)
@@ -442,7 +423,7 @@ class Inbox:
         peer.kept.clear()
         for inbound in tuple(peer.in_flight.values()):
             self._abandon(inbound)
-        self._note_change()
+        self._drain.note()
 
     def _abandon(self, inbound: Inbound) -> None:
         if self._answers.finish(inbound):
@@ -453,7 +434,3 @@ class Inbox:
         return self._plain.are_busy or any(
             peer.in_flight or peer.says_bye or peer.kept for peer in self._peers.values()
         )
-
-    def _note_change(self) -> None:
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)

@@ -91,7 +91,9 @@ def _init(folder: KeyFolder, arguments: argparse.Namespace, fleet: Fleet | None)
             at="keys init",
             got="no machines",
             want="a fleet file in this folder",
-            fix="or name them: --machine NAME, repeated",
+            fix="or name them: --machine NAME, repeated"
+            if default_file(Path()) is None
+            else f"`agentkit validate` says what is wrong with {default_file(Path())}",
         )
     if folder.exists() and folder.load().keys:
         raise ConfigError(

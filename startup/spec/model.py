@@ -361,8 +361,16 @@ class MeshModel(Model):
         return self
 
 
+def _absolute(value: str) -> str:
+    if not value.startswith(("/", "~")):
+        raise refuse(
+            "an absolute path, or one below ~", "it is a folder of each machine, and the node's own folder is /"
+        )
+    return value
+
+
 class KeysModel(Model):
-    keys: str = Field(
+    keys: Annotated[str, AfterValidator(_absolute)] = Field(
         "~/.config/agentkit/keys", description="Folder of this cluster's CURVE keys, on each machine (`agentkit keys`)."
     )
     local: Literal["curve"] | None = Field(None, description="curve: loopback connections are encrypted too.")

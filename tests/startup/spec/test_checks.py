@@ -98,6 +98,12 @@ def test_nothing_else_is_a_jump_host(tmp_path: Path) -> None:
     assert loaded(tmp_path, text).errors
 
 
+def test_a_folder_of_keys_is_named_so_that_it_is_the_same_from_everywhere(tmp_path: Path) -> None:
+    assert not loaded(tmp_path, "security: {keys: ~/keys}\n" + agents("A: {agent: 'm:C'}")).errors
+    found = loaded(tmp_path, "security: {keys: keys}\n" + agents("A: {agent: 'm:C'}")).errors
+    assert any("an absolute path" in problem.want for problem in found)
+
+
 def test_a_machine_elsewhere_needs_a_node_port(tmp_path: Path) -> None:
     text = "security: none\nmachines: {a: {host: '${H:-203.0.113.5}'}}\n" + agents("A: {agent: 'm:C'}")
     assert one(loaded(tmp_path, text), "node-port").at == "machines.a"
