@@ -43,7 +43,8 @@ def main() -> None:
 
     cuts = Table("Cuts: seconds after the cut, and after the healing", ["cut", "suspect", "unreachable", "agreed"])
     losses = Table(
-        "Loss: 30 % of all packets each way, 100 ms late", ["seconds", "suspect", "false unreachable", "agreed"]
+        "Loss: 30 % of all packets each way, 100 ms late",
+        ["seconds", "suspect", "absent", "false unreachable", "agreed"],
     )
     edges = Table(
         "A dependency's edge, ms from ready to forked (median)", ["starts", "local", "remote", "remote - local"]
@@ -100,7 +101,7 @@ def _loss(nodes: HostNodes, link: Link, seconds: float) -> list[Any]:
             for machine in nodes.machines
             for at_s, state in _states(nodes, machine)
         )
-        for wanted in ("suspect", "unreachable")
+        for wanted in ("suspect", "absent", "unreachable")
     ]
     return [seconds, *counts, time.time() - ended_s]
 

@@ -41,6 +41,8 @@ RECONNECT_MAX_MS: Final = 5_000
 #: An address that was let go of is free within this many tries with such a pause, in seconds.
 REBIND_TRIES: Final = 100
 REBIND_S: Final = 0.01
+#: Between two signs of life to other machines' relays, in ms; a connection that is silent for twice as long is given up.
+HEARTBEAT_MS: Final = 5_000
 
 _STOP: Final = b"TERMINATE"  # what zmq_proxy_steerable returns at; its sockets stay open
 
@@ -63,6 +65,7 @@ class Relay:
             local = self._socket(zmq.PUB)
             local.bind(endpoints.local)
             out = self._out = self._socket(zmq.PUB)
+            self._watch_link(out, host)
             if keys is not None:
                 from agentkit.transport.curve import Doorkeeper
 
@@ -71,6 +74,7 @@ class Relay:
                 out.bind(f"tcp://{host}:*")
             self._bound = bytes(out.last_endpoint).decode().rstrip("\0")  # type: ignore[arg-type]
             mesh = self._socket(zmq.XSUB)
+            self._watch_link(mesh, host)
             remote = self._socket(zmq.XPUB)
             remote.bind(endpoints.remote)
             self._probe = self._socket(zmq.PUSH)
@@ -154,6 +158,12 @@ class Relay:
 
             Doorkeeper.end(self._context, self._domain)
             self._domain = ""
+
+    @staticmethod
+    def _watch_link(sock: zmq.Socket[Any], host: str) -> None:
+        """Off loopback a link that was cut is noticed, and made anew: TCP would wait for minutes, or for ever where nothing is sent."""
+        if not host.startswith(("127.", "localhost")):
+            sock.heartbeat_ivl, sock.heartbeat_timeout = HEARTBEAT_MS, 2 * HEARTBEAT_MS
 
     def _socket(self, kind: int) -> zmq.Socket[Any]:
         sock: zmq.Socket[Any] = self._context.socket(kind)

@@ -197,12 +197,15 @@ class Cluster:
         found = [Revision.from_wire(data) for data in self.ask_each("revision").values() if data is not None]
         return max(found, key=lambda revision: revision.number, default=None)
 
-    def propose(self, revision: Revision, bases: Mapping[str, int] | None = None) -> Revision:
+    def propose(
+        self, revision: Revision, bases: Mapping[str, int] | None = None, *, force_move: bool = False
+    ) -> Revision:
         """Hand `revision` to every node in name order, numbered behind all that is there; what they took.
 
         `bases`: the number that each machine is expected to have (default: asked for now). Conflict when one has moved on:
         machines before it in name order have taken the revision, and the next command of either author heals that. A node
-        that is lost meanwhile is `missing`; NodeLost, or TimeoutError, when it was the last one."""
+        that is lost meanwhile is `missing`; NodeLost, or TimeoutError, when it was the last one. `force_move`: agents that it
+        moves away from machines that do not answer are started all the same."""
         if bases is None:
             bases = self.numbers()
         numbered = replace(revision, number=max(bases.values(), default=0) + 1, author=author(), time_s=time.time())
@@ -210,7 +213,8 @@ class Cluster:
         taken: list[str] = []
         for machine in list(self.connections):
             try:
-                self.connections[machine].ask("propose", expected=bases.get(machine, 0), revision=wire)
+                asked = {"expected": bases.get(machine, 0), "revision": wire}
+                self.connections[machine].ask("propose", **asked, **({"force_move": True} if force_move else {}))
             except Conflict as exc:
                 done = f" ({', '.join(taken)} took it; run the command again)" if taken else ""
                 raise Conflict(f"{machine}: {exc}{done}", exc.details) from exc

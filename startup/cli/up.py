@@ -72,6 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--push", action="store_true", help="copy code and configuration to machines where they differ (never data)"
     )
+    parser.add_argument(
+        "--force-move",
+        action="store_true",
+        help="start agents that moved here although the machine where they were does not answer",
+    )
     parser.add_argument("--no-wait", action="store_true", help="return as soon as the nodes have the desired state")
 
 
@@ -219,7 +224,7 @@ class _Up:
         if current is not None:
             self._tell_difference(cluster, current, revision)
         self.has_ordered = True
-        revision = cluster.propose(revision, bases)
+        revision = cluster.propose(revision, bases, force_move=arguments.force_move)
         if current is not None:
             cluster.ask_each("retry")
         if arguments.no_wait:

@@ -332,7 +332,7 @@ class Node:
     def _tell_others(self, rows: list[AgentRow]) -> None:
         own = [row for row in rows if row.id.machine == self.options.places.machine]
         if own:
-            self._mesh.publish(own)
+            self._mesh.copies.publish(own)
             self._registry.tell(own)
 
     # -- parts
@@ -427,7 +427,7 @@ class Node:
         if self._remembered.change({**self._remembering.of(changed), **left}):
             self._remember_all()
         if removed:
-            self._mesh.publish_all()
+            self._mesh.copies.publish_all()
         self._rules.changed(changed, removed)
 
     def _remember_all(self) -> None:

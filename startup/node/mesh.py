@@ -37,6 +37,8 @@ from startup.node.ears import Ears
 from startup.node.keys import NodeKeys
 from startup.node.mesh_links import Links, is_far
 from startup.node.mesh_peer import MeshTimes, Peer
+from startup.node.mesh_rows import Copies
+from startup.node.mesh_vigil import MeshVigil
 from startup.node.paths import Places
 from startup.node.remote_control import CONTROL, RemoteControl
 from startup.plan.membership import Membership, PeerState, Reading
@@ -48,8 +50,6 @@ log = get_logger("node.mesh")
 NODE_NAME: Final = AgentName("_node")
 #: An address that was let go of can be listened on again within this, in seconds.
 REBIND_WITHIN_S: Final = 3.0
-#: The loop's timers have a resolution of 1 ms and may come early.
-_TIMER_SLACK_S: Final = 0.002
 
 
 class Mesh:
@@ -85,8 +85,10 @@ class Mesh:
             on_broke=self._on_broke,
             on_there=self._on_there,
         )
+        #: The others' copies of our rows
+        self.copies = Copies(places.machine, ears, self._peers, self._ask_over, self._links.spawn)
+        self._vigil = MeshVigil(self._members, self._peers, self._links, self.copies.beat, self._tell_changes)
         self._bound: tuple[str, int | None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._is_closing = False
 
     # -- life
@@ -158,7 +160,7 @@ class Mesh:
         self.discover()
         for peer in tuple(self._peers.values()):
             self._links.press(peer)
-        self._watch(at_once=True)
+        self._vigil.soon()
 
     def states(self) -> dict[str, str]:
         return {machine: state.value for machine, state in self._members.states().items()}
@@ -178,20 +180,6 @@ class Mesh:
     def silent(self) -> frozenset[str]:
         """These machines do not answer at all."""
         return frozenset(member.machine for member in self._members if member.state is PeerState.UNREACHABLE)
-
-    def publish(self, rows: list[AgentRow]) -> None:
-        """Own rows that have changed: told to everybody who has been told all before."""
-        for peer in self._peers.values():
-            if peer.is_synced:
-                peer.pending.update((row.id, row) for row in rows)
-                self._send_soon(peer)
-
-    def publish_all(self) -> None:
-        """Own rows were removed: who compares all that there is knows which."""
-        for peer in self._peers.values():
-            if peer.is_synced:
-                peer.is_behind = True
-                self._send_soon(peer)
 
     def speaking(self) -> list[str]:
         """The machines that tell of themselves."""
@@ -235,13 +223,12 @@ class Mesh:
 
     async def bye(self) -> None:
         """Last words to everybody: this node ends on purpose, its rows are what they are now."""
-        asked = [self._ask(peer, "mesh.bye", self._all()) for peer in self._peers.values() if peer.is_synced]
+        asked = [self._ask(peer, "mesh.bye", self.copies.all()) for peer in self._peers.values() if peer.is_synced]
         await asyncio.gather(*asked, return_exceptions=True)
 
     async def close(self) -> None:
         self._is_closing = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._vigil.end()
         for peer in self._peers.values():
             self._links.drop(peer)
         await self._links.close()
@@ -326,7 +313,7 @@ class Mesh:
                     peer.pause_s = 0.0
                     self._links.dial(peer)
                 self.on_events(machine, _endpoint(said["events"]))
-                self._watch(at_once=True)
+                self._vigil.soon()
                 number, digest = self._ears.own_revision()
                 return {"knows": self._copy(machine), "number": number, "digest": digest}
             case "mesh.beat":
@@ -364,74 +351,16 @@ class Mesh:
         return answer
 
     async def _level(self, peer: Peer, channel: Channel, told: Mapping[str, Any] | None) -> None:
-        """`channel` is the one in use from now on: everything that we have goes over it, where the other's copy is not the same."""
-        peer.pending.clear()
-        peer.is_behind = False
-        peer.is_synced = True  # what changes from here on goes after the sync
+        """`channel` is the one in use from now on; `told` is what `_introduce` heard over it."""
         if told is not None:
             self._learn_revision(peer, int(told["number"]), str(told["digest"]), anew=True)
-        if told is None or told["knows"] != self._own_digest():
-            try:
-                await self._ask_over(peer, channel, "mesh.sync", self._all())
-            except CallError as error:
-                log.debug("mesh.not_synced", machine=peer.machine, error=str(error))
-                if channel is peer.channel:
-                    channel.close()
-                return
-        self._send_soon(peer)
-
-    def _all(self) -> dict[str, Any]:
-        return {"upto": self._ears.own_upto(), "rows": [row.to_wire() for row in self._ears.own_rows()]}
+        await self.copies.level(peer, channel, None if told is None else told["knows"])
 
     async def _tell_events(self, peer: Peer) -> None:
         try:
             await self._ask(peer, "mesh.events", {"endpoint": self._events})
         except CallError as error:  # the connection went: `mesh.hello` on the next one tells it
             log.debug("mesh.events_not_told", machine=peer.machine, error=str(error))
-
-    def _send_soon(self, peer: Peer) -> None:
-        """One call at a time per peer: what changes while it is on its way goes with the next."""
-        is_due = peer.pending or peer.is_behind
-        if is_due and not peer.is_sending and peer.is_synced and peer.channel is not None:
-            peer.is_sending = True
-            self._links.spawn(self._send_pending(peer), f"mesh:rows {peer.machine}")
-
-    async def _send_pending(self, peer: Peer) -> None:
-        channel = peer.channel
-        try:
-            while peer.is_synced and channel is not None and channel is peer.channel:
-                if peer.is_behind:
-                    peer.pending, peer.is_behind = {}, False
-                    await self._ask_over(peer, channel, "mesh.sync", self._all())
-                if not peer.pending:
-                    break
-                rows, peer.pending = peer.pending, {}
-                told = [row.to_wire() for row in rows.values()]
-                await self._ask_over(peer, channel, "mesh.rows", {"upto": self._ears.own_upto(), "rows": told})
-        except CallError as error:
-            log.debug("mesh.rows_not_told", machine=peer.machine, error=str(error))
-            if channel is not None and channel is peer.channel:
-                channel.close()  # a sync follows on the next one, where it is needed
-        finally:
-            peer.is_sending = False
-        self._send_soon(peer)
-
-    async def _beat(self, peer: Peer, channel: Channel) -> None:
-        """Ask for a sign of life, and whether the other's copy of our rows is the same; else it gets all of them."""
-        is_under_way = peer.pending or peer.is_behind or peer.is_sending or not peer.is_synced
-        rows = None if is_under_way else self._own_digest()
-        try:
-            answer = await self._ask_over(peer, channel, "mesh.beat", {"rows": rows})
-            is_same = rows is None or answer is None or answer["knows"] == rows
-            if not is_same and self._own_digest() == rows and peer.is_synced and channel is peer.channel:
-                log.info("mesh.copy_differs", machine=peer.machine)
-                peer.is_behind = True
-                self._send_soon(peer)
-        except CallError as error:
-            log.debug("mesh.no_beat", machine=peer.machine, error=str(error))
-
-    def _own_digest(self) -> str | None:
-        return self._ears.rows_digest(self._places.machine)
 
     async def _ask(self, peer: Peer, method: str, said: Mapping[str, Any]) -> Any:
         if peer.channel is None:
@@ -502,7 +431,7 @@ class Mesh:
         if not peer.is_expected:
             self._loop.call_soon(self._forget, peer)
         self._tell_changes()
-        self._watch(at_once=True)
+        self._vigil.soon()
 
     def _on_there(self, peer: Peer) -> None:
         if peer.machine in self._members:
@@ -517,62 +446,8 @@ class Mesh:
                 self._links.press(self._peers[machine])
         if changed:
             self._ears.on_peers()
-            self._watch(at_once=any(self._members[machine].state is PeerState.SUSPECT for machine in changed))
-
-    def _watch(self, *, at_once: bool = False) -> None:
-        """One timer for all peers: asks, and judges silence. `at_once`: not only when it would be due anyway."""
-        if self._is_closing or not self._peers:
-            return
-        if self._timer is not None:
-            if not at_once:
-                return
-            self._timer.cancel()
-        now = now_s()
-        states = {member.machine: member.state for member in self._members}
-        is_calm = all(
-            states[machine] is PeerState.LEFT or (states[machine] is PeerState.ALIVE and not is_far(peer))
-            for machine, peer in self._peers.items()
-        )
-        # in step with everything else on this machine that looks now and then: one wake-up serves several
-        period_s = self.times.ping_s if is_calm else self.times.beat_s
-        at_s = now + period_s - now % period_s
-        due_s = self._members.due_s()
-        if due_s is not None and not is_calm:
-            at_s = min(at_s, max(now, due_s) + _TIMER_SLACK_S)
-        self._members.sleeps_until(at_s)
-        self._timer = self._loop.call_later(at_s - now, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        now = now_s()
-        for peer in tuple(self._peers.values()):
-            member, channel = self._members[peer.machine], peer.channel
-            if member.state is PeerState.LEFT:
-                continue
-            if (
-                channel is not None
-                and channel.peer is not None
-                and channel.heard_s >= peer.beaten_s > 0
-                and not is_far(peer)
-            ):
-                self._members.answered(peer.machine, int(channel.peer.incarnation), channel.heard_s, now)
-            period_s = self.times.ping_s if member.state is PeerState.ALIVE and not is_far(peer) else self.times.beat_s
-            if now - peer.beaten_s < period_s * 0.9:
-                continue
-            peer.beaten_s = now
-            self._members.asked(peer.machine, now)
-            if member.life and member.state is not PeerState.ALIVE:
-                self._links.knock(peer)
-            if channel is None:
-                continue
-            if is_far(peer) or now - peer.compared_s >= self.times.compare_s:
-                peer.compared_s = now
-                self._links.spawn(self._beat(peer, channel), f"mesh:beat {peer.machine}")
-            else:
-                channel.ping()
-        self._members.tick(now)
-        self._tell_changes()
-        self._watch()
+            if any(self._members[machine].state is PeerState.SUSPECT for machine in changed):
+                self._vigil.soon()
 
 
 def _no_handler(_: object, __: int, operation: str, ___: Mapping[str, Any]) -> None:

@@ -13,9 +13,9 @@ was off, or cut off, while its agents were moved must not run them a second time
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentkit.names import AgentId
 from startup.plan.desired import Desired
@@ -41,6 +41,14 @@ class Limit:
         return f"revision {self.rank[0]} of {self.machine} does not want it here; `agentkit up` brings this machine up to date"
 
 
+class Blocked(NamedTuple):
+    """As `blockers.Blockers` says it."""
+
+    waiting_for: tuple[str, ...]
+    because: str = ""
+    reason: str = ""
+
+
 @dataclass(slots=True)
 class Fencing:
     """Of one node. Changed by node/fence.py, asked by the reconciler."""
@@ -53,12 +61,17 @@ class Fencing:
         """Why this machine may not run it; "" when it may."""
         return "" if self.limit is None or id in self.limit.given else self.limit.why_not
 
-    def waiting_for(self, id: AgentId) -> tuple[str, ...]:
-        """What it has to wait for beside its dependencies."""
+    def blocked(self, id: AgentId, is_away: Callable[[AgentId], bool]) -> Blocked | None:
+        """What keeps it from starting beside its dependencies. `is_away`: the machine of such an agent says nothing of it."""
         if self.held:
-            return (self.held,)
+            return Blocked((self.held,))
         before = self.moves.get(id)
-        return () if before is None else (f"{before} to end there",)
+        if before is None:
+            return None
+        if not is_away(before):
+            return Blocked((f"{before} to end there",))
+        reason = f"{before} may still run, {before.machine} does not answer; `agentkit up --force-move` starts it here all the same"
+        return Blocked((), str(before), reason)
 
     def told(self, id: AgentId, phase: Phase) -> list[AgentId]:
         """The agents that may start now that another machine says this of one of its own."""

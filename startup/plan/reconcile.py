@@ -100,6 +100,9 @@ class Reconciler:
             return _AWAY
         return self._remote.get(id, _NOT_YET)
 
+    def _is_away(self, id: AgentId) -> bool:
+        return id.machine in self._unreachable or id not in self._remote
+
     @property
     def is_leaving(self) -> bool:
         return self._leaving
@@ -178,6 +181,7 @@ class Reconciler:
     def see_rows(self, rows: Iterable[AgentRow], now_s: float) -> None:
         """Rows of agents on other machines."""
         self._now_s = now_s
+        self._dirty.update(dict.fromkeys(self.fencing.moves))
         for row in rows:
             before = self.see(row.id).phase
             self._remote[row.id] = row
@@ -186,6 +190,7 @@ class Reconciler:
     def see_unreachable(self, machines: frozenset[str], now_s: float) -> None:
         """The machines that do not answer now (all of them)."""
         self._now_s = now_s
+        self._dirty.update(dict.fromkeys(self.fencing.moves))
         ids = [id for id in {**self._remote, **self.desired.specs} if id.machine in machines ^ self._unreachable]
         before = [self.see(id).phase for id in ids]
         self._unreachable = machines
@@ -370,8 +375,8 @@ class Reconciler:
             self._consider_waiting(p)
 
     def _consider_waiting(self, p: Process) -> None:
-        if fenced := self.fencing.waiting_for(p.id):
-            self._put(p, proc.blocked(p, self._now_s, waiting_for=fenced, because="", reason=""))
+        if fenced := self.fencing.blocked(p.id, self._is_away):
+            self._put(p, proc.blocked(p, self._now_s, **fenced._asdict()))
             return
         gate, name = self._gate(p)
         wanted_s = p.stamps.wanted_s if p.stamps.wanted_s is not None else self._now_s

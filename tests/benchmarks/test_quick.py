@@ -9,6 +9,7 @@ import pytest
 
 from tests.benchmarks.conftest import BENCHMARKS
 from tests.consul.fixtures import needs
+from tests.hosts.machines import refusal
 from tests.measured import unmeasured
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -75,3 +76,11 @@ def test_the_short_form_of_bench_discovery_sees_every_life() -> None:
     (rows,) = run("bench_discovery.py", "--only", "consul").values()
     assert [(row["way"], row["lives"]) for row in rows] == [("consul", 80)]
     assert all(row["p99"] > 0 for row in rows)  # type: ignore[operator]
+
+
+@pytest.mark.skipif(bool(refusal()), reason=refusal())
+def test_the_short_form_of_bench_partition_measures_edges_between_machines() -> None:
+    (rows,) = run("bench_partition.py", "--only", "edge").values()
+    (row,) = rows
+    assert row["starts"] == 5
+    assert all(isinstance(row[name], float) and row[name] > 0 for name in ("local", "remote"))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from startup.plan.phase import Health, Phase
-from startup.spec.fleet import MeshSpec
+from startup.spec.fleet import AgentTarget, MeshSpec
 from tests.hosts.conftest import Hosts
 from tests.hosts.nodes import REAL, SHORT, Asker, HostNodes, two_nodes
 
@@ -18,6 +18,32 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 #: Of one call in these tests, in seconds.
 TIMEOUT_S = 3.0
+
+#: One publishes and reports what it is told to, the other keeps what it hears.
+TALKS = """
+from agentkit import BaseAgent, Event, rpc, subscribe
+
+class Word(Event, topic="link.word"):
+    word: str
+
+class Talks(BaseAgent):
+    @rpc
+    async def say(self, word: str) -> None:
+        await self.publish("link.word", Word(word=word))
+        self.report_error("warning", f"said {word}")
+
+class Hears(BaseAgent):
+    async def on_start(self) -> None:
+        self.words = set()
+
+    @subscribe("link.word")
+    async def on_word(self, word: Word) -> None:
+        self.words.add(word.word)
+
+    @rpc(idempotent=True)
+    async def heard(self) -> list[str]:
+        return sorted(self.words)
+"""
 
 
 @pytest.fixture
@@ -43,6 +69,7 @@ def test_a_fleet_over_two_machines_starts_in_order_and_stops_in_reverse(nodes: H
     stamps = [rows[id].stamps for id in ("main_pc/A", "pc2/B", "main_pc/C")]
     assert stamps[0].ready_s <= stamps[1].forked_s  # type: ignore[operator]
     assert stamps[1].ready_s <= stamps[2].forked_s  # type: ignore[operator]
+    nodes.until(nodes.agree)  # pc2 can't wait for what it does not know of
     nodes.up(stopped=("main_pc/A", "pc2/B", "main_pc/C"))
     nodes.wait_phase(Phase.STOPPED)
     ended = {
@@ -163,6 +190,45 @@ def test_a_machine_that_is_switched_off_is_unreachable_and_its_agents_start_anew
     assert {name: [len(pids) for pids in nodes.lives(name).values()] for name in "AB"} == {"A": [1, 0], "B": [0, 1]}
 
 
+def test_events_and_errors_cross_the_link_and_do_so_again_after_a_cut(nodes: HostNodes, hosts: Hosts) -> None:
+    script = nodes.folder / "talks.py"
+    script.write_text(TALKS)
+
+    def target(cls: str) -> AgentTarget:
+        return AgentTarget(script=str(script), cls=cls)
+
+    nodes.up(nodes.agent("main_pc/Talks", target=target("Talks")), nodes.agent("pc2/Hears", target=target("Hears")))
+    nodes.wait_phase(Phase.READY)
+    nodes.until(nodes.agree)
+    asker = nodes.asker("main_pc")
+
+    def say_until_heard(word: str) -> None:
+        def is_heard() -> bool:
+            said = asker.call("Talks", "say", TIMEOUT_S, word=word)
+            assert "result" in said, said
+            return word in asker.call("Hears", "heard", TIMEOUT_S)["result"]
+
+        nodes.until(is_heard)
+
+    def reported(machine: str) -> set[str]:
+        machines = nodes.ask(machine, "errors")["machines"]
+        return {group["message"] for answer in machines.values() if answer for group in answer["groups"]}
+
+    try:
+        say_until_heard("before")
+        nodes.until(lambda: "said before" in reported("pc2"))
+        hosts.link.cut()
+        nodes.until_states("unreachable")
+        asker.call("Talks", "say", TIMEOUT_S, word="meanwhile")
+        assert nodes.ask("pc2", "errors")["machines"]["main_pc"] is None, "said to be silent, not to have none"
+        hosts.link.heal()
+        nodes.until_states("alive")
+        say_until_heard("after")
+        nodes.until(lambda: {"said meanwhile", "said after"} <= reported("pc2"))
+    finally:
+        asker.close()
+
+
 # -- moved agents
 
 
@@ -183,8 +249,8 @@ def test_an_agent_is_not_started_elsewhere_while_its_machine_does_not_answer(
     hosts.link.cut()
     nodes.until_states("unreachable")
     _move(nodes)
-    rows = nodes.wait(lambda rows: rows["main_pc/B"].phase is Phase.WAITING)
-    assert rows["main_pc/B"].waiting_for == ("pc2/B to end there",)
+    rows = nodes.wait(lambda rows: rows["main_pc/B"].phase is Phase.SKIPPED)
+    assert "`agentkit up --force-move` starts it here all the same" in rows["main_pc/B"].reason
     assert [len(pids) for pids in nodes.lives("B").values()] == [0, 1]
     hosts.link.heal()
     # pc2 learns that a newer revision does not want B there, and stops it; then main_pc starts it

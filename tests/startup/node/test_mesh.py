@@ -152,7 +152,7 @@ async def test_changed_rows_are_told_in_order_and_the_last_word_counts(tmp_path:
     async with side(tmp_path, "m", others={"n"}) as m, side(tmp_path, "n", others={"m"}) as n:
         await n.ears.until(lambda: "m/A" in n.ears.known)
         for version in range(2, 200):
-            m.mesh.publish([replace(m.ears.rows[0], version=version, requests=version)])
+            m.mesh.copies.publish([replace(m.ears.rows[0], version=version, requests=version)])
             if version % 10 == 0:
                 await asyncio.sleep(0)
         await n.ears.until(lambda: n.ears.known["m/A"].requests == 199)
@@ -229,7 +229,7 @@ async def test_garbage_from_a_peer_is_refused_and_hurts_nobody(tmp_path: Path) -
         for method, said in (("mesh.rows", {"rows": [{"id": "?"}]}), ("mesh.rows", {"rows": 7}), ("dance", {})):
             with pytest.raises(Exception, match=r"."):
                 await n.mesh._ask(peer, method, said)
-        m.mesh.publish([replace(m.ears.rows[0], version=5, requests=5)])
+        m.mesh.copies.publish([replace(m.ears.rows[0], version=5, requests=5)])
         await n.ears.until(lambda: n.ears.known["m/A"].requests == 5)
 
 
