@@ -48,7 +48,8 @@ class Running:
         self.client.stdin.flush()
         answer = self.client.stdout.readline()
         if not answer:
-            raise RuntimeError(f"{self.name}: its client exited with {self.client.wait()}")
+            said = self.client.stderr.read().strip() if self.client.stderr else ""
+            raise RuntimeError(f"{self.name}: its client exited with {self.client.wait()}: {said}")
         after = cpu_s(self.client.pid), cpu_s(self.server.pid)
         sheet = Sheet(**json.loads(answer))
         self.sheets.setdefault(title, []).append(sheet)

@@ -10,10 +10,12 @@ from agentkit.agent.context import Serving
 from agentkit.agent.handlers import Method
 from agentkit.clock import now_s
 from agentkit.errors import CallError, Overloaded
-from agentkit.resilience.admission import Gate
+from agentkit.resilience.admission import LONGEST_WAIT_S, Gate
 from agentkit.resilience.deadline import DeadlineQueue
 from agentkit.resilience.policy import ServePolicy
 
+#: Timers may fire so much early, in seconds.
+_ROUGHLY_S: Final = 0.005
 #: Places beyond an agent's limits, as one part in so many, for methods with `priority="high"`.
 SPARE_PART: Final = 4
 
@@ -79,8 +81,7 @@ class Turns:
         for gate in gates:
             # Not just one: a follower may have to wait at another gate, and the place is for the next then
             while (gate.line or gate.urgent) and (follower := gate.next_waiting(now := now_s())) is not None:
-                limit_s = self._limit_s(follower, gate)
-                if limit_s is not None and now - follower.queued_s > limit_s:
+                if self._over_s(follower, gate, now) > 0:
                     self._shed(follower, gate)  # its timer is late, by up to 20 ms
                     continue
                 self._waited(now - follower.queued_s)
@@ -122,17 +123,25 @@ class Turns:
         own_s = work.method.options.queue_wait_s
         return gate.wait_s if own_s is None else own_s
 
+    def _over_s(self, work: Serving, gate: Gate[Serving], now: float) -> float:
+        limit_s = self._limit_s(work, gate)
+        if limit_s is None:
+            return -LONGEST_WAIT_S  # it was limited once; look again
+        if work.method.options.queue_wait_s is not None:
+            return gate.over_s(work, limit_s, now, burst_s=0.0)  # exactly so long
+        return gate.over_s(work, limit_s, now)
+
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     def _wait(self, work: Serving, gate: Gate[Serving]) -> None:
         limit_s = self._limit_s(work, gate)
+        work.queued_s = now_s()
         if limit_s == 0:
             self._refuse(work, _overloaded(gate, "none may wait"))
         elif not gate.join(work, urgent=work.method.is_urgent):
             self._refuse(work, _overloaded(gate, f"{gate.room:,} wait already"))
         else:
             work.gate = gate
-            work.queued_s = now_s()
             self._waiting[work.key] = work
             if limit_s is not None:
                 self._limits.add(work.key, work.queued_s + limit_s)
@@ -144,10 +153,15 @@ class Turns:
 
     def _on_waited_too_long(self, key: int) -> None:
         work = self._waiting.get(key)
-        if work is not None and work.gate is not None:
-            gate = work.gate
-            gate.forget(work)
-            self._shed(work, gate)
+        if work is None or work.gate is None:
+            return
+        gate = work.gate
+        over_s = self._over_s(work, gate, now := now_s())
+        if over_s < -_ROUGHLY_S:
+            self._limits.add(key, now - over_s)
+            return
+        gate.forget(work)
+        self._shed(work, gate)
 
     def _shed(self, work: Serving, gate: Gate[Serving]) -> None:
         waited_ms = (now_s() - work.queued_s) * 1000

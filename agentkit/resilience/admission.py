@@ -1,7 +1,8 @@
 """How much runs at once, who waits for a turn, for how long, and in which order. No I/O, no clock.
 
 Whoever waits longer than its caller is likely to, only keeps others waiting: so a wait has a limit. And while a line is long, the
-newest goes first: the oldest have waited in vain already, and serving them first would make everybody wait as long."""
+newest goes first: the oldest have waited in vain already, and serving them first would make everybody wait as long. Time in which
+the process stood still is nobody's wait: refusing for it all who are in line would end calls that have their turn a moment later."""
 
 from __future__ import annotations
 
@@ -13,6 +14,11 @@ from typing import Final, Generic, Protocol, TypeVar
 PATIENCE: Final = 2.0
 #: ...but not longer than this, in seconds, unless somebody says so.
 LONGEST_WAIT_S: Final = 1.0
+#: A line that was empty so long ago, in seconds, is a burst and no overload: nobody in it is refused (CoDel's interval). With 50 ms
+#: alone, 256 calls in flight and three busy neighbours on two cores, one agent in three refused calls that it had room for.
+BURST_S: Final = 0.2
+#: Who is looked at so much too late, in seconds, was not for want of CPU: several times a timer's resolution (resilience.deadline).
+STANDSTILL_S: Final = 0.1
 #: Weight of the last run in the average of how long one takes.
 _LAST: Final = 0.1
 #: What the refused are told to stay away, in ms: at least, at most, and when nothing is known yet.
@@ -31,7 +37,20 @@ T = TypeVar("T", bound=Queued)
 class Gate(Generic[T]):
     """Lets `limit` things in at once, and `spare` more that are urgent; `room` of each kind may wait in line."""
 
-    __slots__ = ("_adapts", "_wait_s", "inside", "limit", "line", "name", "room", "spare", "urgent", "usual_s")
+    __slots__ = (
+        "_adapts",
+        "_awake_s",
+        "_stands_s",
+        "_wait_s",
+        "inside",
+        "limit",
+        "line",
+        "name",
+        "room",
+        "spare",
+        "urgent",
+        "usual_s",
+    )
 
     def __init__(
         self, name: str, limit: int, room: int, *, wait_s: float | None = None, adapts: bool = False, spare: int = 0
@@ -39,6 +58,8 @@ class Gate(Generic[T]):
         """`wait_s`: how long a thing may wait; None: for ever. `adapts`: longer where handlers take longer."""
         self.name, self.limit, self.room, self.spare = name, limit, room, spare
         self._wait_s, self._adapts = wait_s, adapts
+        self._awake_s = 0.0  #: when the process went on after it had stood still
+        self._stands_s = 0.0  #: when the line was empty last
         self.usual_s = -1.0  #: how long one is inside, on average; negative: not known yet
         self.inside = 0
         self.line: deque[T] = deque()
@@ -69,6 +90,8 @@ class Gate(Generic[T]):
         line = self.urgent if urgent else self.line
         if len(line) >= self.room:
             return False
+        if not self.line and not self.urgent:
+            self._stands_s = thing.queued_s
         line.append(thing)
         return True
 
@@ -80,8 +103,20 @@ class Gate(Generic[T]):
         if not line or self.inside >= self.limit:
             return None
         wait_s = self.wait_s
-        is_long = wait_s is not None and now_s - line[0].queued_s > wait_s / 2
+        is_long = wait_s is not None and now_s - max(line[0].queued_s, self._awake_s) > wait_s / 2
         return line.pop() if is_long else line.popleft()
+
+    def over_s(self, thing: T, limit_s: float, now_s: float, *, burst_s: float = BURST_S) -> float:
+        """For how long `thing` has waited beyond `limit_s`; negative: it may wait for so long yet.
+
+        Nobody is over it while the line is younger than `burst_s`. Who is found far beyond both was not looked at in time, as the
+        process stood still: all waits begin anew."""
+        waits_s = max(thing.queued_s, self._awake_s)
+        over_s = min(now_s - waits_s - limit_s, now_s - max(self._stands_s, self._awake_s) - burst_s)
+        if over_s > STANDSTILL_S + max(self.usual_s, 0.0):
+            self._awake_s = now_s
+            return -limit_s
+        return over_s
 
     def ran(self, seconds: float) -> None:
         """One was inside for so long, and has left."""

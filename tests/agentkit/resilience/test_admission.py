@@ -86,6 +86,48 @@ def test_a_wait_may_be_as_long_as_two_runs_within_reason() -> None:
     assert fixed.wait_s == 0.05
 
 
+def line(g: Gate[Thing], *queued_s: float) -> list[Thing]:
+    things = [Thing(f"t{n}", queued_s=at_s) for n, at_s in enumerate(queued_s)]
+    for thing in things:
+        g.join(thing)
+    return things
+
+
+def test_who_waits_in_a_line_that_stands_is_over_its_limit_by_so_much() -> None:
+    g = gate(room=9, wait_s=0.05)
+    _, second = line(g, 1.0, 1.2)
+    assert g.over_s(second, 0.05, 1.24) == pytest.approx(-0.01)
+    assert g.over_s(second, 0.05, 1.26) == pytest.approx(0.01)
+
+
+def test_a_burst_is_let_in_though_it_takes_longer_than_one_may_wait() -> None:
+    g = gate(room=9, wait_s=0.05)
+    (first,) = line(g, 1.0)
+    assert g.over_s(first, 0.05, 1.15) == pytest.approx(-0.05)
+    assert g.over_s(first, 0.05, 1.21) == pytest.approx(0.01)
+    assert g.over_s(first, 0.05, 1.06, burst_s=0.0) == pytest.approx(0.01), "who says how long means it"
+    g.forget(first)
+    (later,) = line(g, 1.3)
+    assert g.over_s(later, 0.05, 1.45) == pytest.approx(-0.05), "the line was empty meanwhile"
+
+
+def test_a_standstill_of_the_process_is_nobodys_wait() -> None:
+    g = gate(room=9, wait_s=0.05)
+    first, second = line(g, 1.0, 1.01)
+    assert g.over_s(first, 0.05, 1.6) == -0.05, "400 ms late: nothing ran, the wait begins anew"
+    assert g.over_s(second, 0.05, 1.61) < 0
+    assert g.next_waiting(1.62) is first, "nor is it a long line"
+    assert g.over_s(second, 0.05, 1.81) == pytest.approx(0.01)
+
+
+def test_handlers_that_keep_the_loop_busy_are_no_standstill() -> None:
+    g = gate(room=9, wait_s=0.05)
+    for _ in range(100):
+        g.ran(0.5)
+    (first,) = line(g, 1.0)
+    assert g.over_s(first, 0.05, 1.6) == pytest.approx(0.4)
+
+
 def test_the_refused_are_told_how_long_the_line_takes() -> None:
     g = gate(limit=10, room=1000)
     assert g.retry_after_ms == 100, "nothing is known yet"
