@@ -94,11 +94,12 @@ class Registrar:
             future = self._leaving.get(id)
             if future is None:
                 future = Future()
-                if self._wanted.pop(id, None) is None or self._is_closing:
+                was_wanted = self._wanted.pop(id, None) is not None
+                self._is_dirty |= was_wanted
+                if not was_wanted or self._is_closing or self.problem:
                     future.set_result(None)
                     return future
                 self._leaving[id] = future
-                self._is_dirty = True
                 self._changed.notify()
             return future
 

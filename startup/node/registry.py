@@ -56,7 +56,9 @@ class Registry:
         """Begin, go on, begin anew with other settings, or end, as the fleet says."""
         wanted = (fleet.cluster, fleet.consul)
         if self._side is not None and self._side.settings != wanted:
-            self._end(self._side, deregister=True)
+            # where the next one speaks with the same Consul, it goes on with what stands there
+            is_same_place = fleet.consul is not None and _place(wanted) == _place(self._side.settings)
+            self._end(self._side, deregister=not is_same_place)
             self._side = None
             self._sighted({})
         if self._side is None and fleet.consul is not None:
@@ -234,6 +236,11 @@ class _Consul:
         self._registrar.close(deregister=deregister)
         await self._loop.run_in_executor(None, self._registrar.join, CLOSE_S)
         await self._loop.run_in_executor(None, self._lookout.join, CLOSE_S)
+
+
+def _place(settings: tuple[str, ConsulAccess | None]) -> tuple[str, str]:
+    cluster, access = settings
+    return cluster, access.address if access else ""
 
 
 def client_of(access: ConsulAccess) -> ConsulClient:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from agentkit.directory.consul import ConsulClient
+from agentkit.directory.consul import ConsulClient, Tls
 from agentkit.directory.consul_http import RegistryAway, RegistryRefused
 from agentkit.directory.entries import entries_of
 from tests.agentkit.directory.test_entries import entry
+from tests.consul.debian import program
+from tests.consul.fixtures import needs
 from tests.consul.server import Server
 
 pytestmark = pytest.mark.process
@@ -150,3 +154,43 @@ def test_an_unknown_token_is_refused(client: ConsulClient) -> None:
         owner.close()
     finally:
         needs_rights.close()
+
+
+def test_https_is_spoken_with_both_sides_certificates_and_with_nobody_else(tmp_path: Path) -> None:
+    needs("consul")
+    consul = str(program("consul"))
+    subprocess.run([consul, "tls", "ca", "create"], cwd=tmp_path, check=True, capture_output=True)
+    for kind in ("-server", "-client"):
+        subprocess.run([consul, "tls", "cert", "create", kind], cwd=tmp_path, check=True, capture_output=True)
+    ca = str(tmp_path / "consul-agent-ca.pem")
+    server = Server(
+        settings={
+            "ca_file": ca,
+            "cert_file": str(tmp_path / "dc1-server-consul-0.pem"),
+            "key_file": str(tmp_path / "dc1-server-consul-0-key.pem"),
+            "verify_incoming_https": True,
+            "ports": {"https": (https := free_port())},
+        }
+    )
+    address = f"127.0.0.1:{https}"
+    known = Tls(
+        ca=ca, cert=str(tmp_path / "dc1-client-consul-0.pem"), key=str(tmp_path / "dc1-client-consul-0-key.pem")
+    )
+    try:
+        server.start()
+        client = ConsulClient(address, tls=known.context())
+        client.register(entry("m/a").definition(15.0, None))
+        assert set(client.services()) == {"m/a"}
+        client.close()
+        for stranger in (Tls(ca=ca), Tls()):  # shows no certificate; trusts another authority
+            client = ConsulClient(address, tls=stranger.context())
+            with pytest.raises(RegistryAway):
+                client.leader()
+            client.close()
+    finally:
+        server.close()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])

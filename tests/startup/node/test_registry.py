@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -93,6 +96,43 @@ def test_an_agent_that_is_replaced_while_it_serves_never_leaves(fleet: Nodes, co
         )[1]
     )
     assert all(statuses == {"m/Echo": "passing"} for statuses in seen)
+
+
+def test_consul_itself_asks_whether_an_agent_is_ready_where_the_fleet_wants_that(
+    fleet: Nodes, consul_server: Server
+) -> None:
+    (fleet.folder / "echo.py").write_text(ECHO)
+    echo = agent("Echo", target=AgentTarget(module="echo", cls="Echo"), port=21900, health_port=21901)
+    up(fleet, consul_server, echo, ready_check_s=1.0)
+
+    def checks() -> dict[str, dict[str, str]]:
+        return dict(consul_server.get("/v1/agent/checks"))
+
+    eventually(lambda: "200 OK" in checks().get("ready:m/Echo", {}).get("Output", ""))
+    assert set(checks()) == {"ready:m/Echo", "service:m/Echo"}
+    pid = fleet.row("Echo").pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: standing(fleet, consul_server) == {"m/Echo": "critical"})
+    os.kill(pid, signal.SIGCONT)
+    eventually(lambda: standing(fleet, consul_server) == {"m/Echo": "passing"})
+
+
+@pytest.mark.soak
+def test_what_a_crashed_machine_had_turns_critical_within_its_ttl_and_is_gone_two_minutes_later(
+    fleet: Nodes, consul_server: Server, times: int
+) -> None:
+    up(fleet, consul_server, fleet.program("a", port=21001))
+    eventually(lambda: standing(fleet, consul_server) == {"m/a": "passing"})
+    fleet.kill_all()
+    eventually(lambda: standing(fleet, consul_server) == {"m/a": "critical"})
+    if times > 1:  # Consul waits a minute at least, and looks every 30 s
+        for _ in range(4):
+            if standing(fleet, consul_server):
+                with suppress(AssertionError):
+                    eventually(lambda: standing(fleet, consul_server) == {})
+        assert standing(fleet, consul_server) == {}
+    fleet.boot()
 
 
 def test_entries_outlive_the_death_of_a_node_and_are_fed_by_the_next(fleet: Nodes, consul_server: Server) -> None:
