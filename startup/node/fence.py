@@ -72,7 +72,7 @@ class Fence:
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._asked.values():
+        for task in tuple(self._asked.values()):
             task.cancel()
 
     # -- what peers have
@@ -84,11 +84,20 @@ class Fence:
         if rank <= known:
             self._compared(machine)
         elif machine in self._asked:
-            self._again.add(machine)
+            self._again.add(machine)  # there may be another connection than the one that it was asked over
         else:
-            task = asyncio.get_running_loop().create_task(self._ask(machine), name=f"fence:{machine}")
-            self._asked[machine] = task
-            task.add_done_callback(lambda _: self._asked.pop(machine, None))
+            self._begin_asking(machine)
+
+    def _begin_asking(self, machine: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._ask(machine), name=f"fence:{machine}")
+        self._asked[machine] = task
+        task.add_done_callback(lambda done: self._has_asked(machine, was_cancelled=done.cancelled()))
+
+    def _has_asked(self, machine: str, *, was_cancelled: bool) -> None:
+        del self._asked[machine]
+        if machine in self._again and not was_cancelled:
+            self._again.discard(machine)
+            self._begin_asking(machine)
 
     async def answer(self, said: Mapping[str, Any]) -> dict[str, Any]:
         """`mesh.claims`: what our revision leaves to whoever asks."""
@@ -106,10 +115,6 @@ class Fence:
 
     async def _ask(self, machine: str) -> None:
         answer = await self._mesh.ask(machine, "mesh.claims", {}, ANSWERS_WITHIN_S)
-        while answer is None and machine in self._again:  # there is another connection than when it was asked
-            self._again.discard(machine)
-            answer = await self._mesh.ask(machine, "mesh.claims", {}, ANSWERS_WITHIN_S)
-        self._again.discard(machine)
         if answer is None:
             return  # heard of again with its next connection
         try:
