@@ -33,6 +33,15 @@ def times(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--times"))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What has only a long form, `soak(only=True)`, is left to `make soak`."""
+    if config.getoption("--times") > 1:
+        return
+    long = [item for item in items if any(mark.kwargs.get("only") for mark in item.iter_markers("soak"))]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """`-n auto`: one for each core, up to four, because every one of them starts many processes."""

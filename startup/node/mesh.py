@@ -27,7 +27,7 @@ from typing import Any, Final
 from agentkit.clock import now_s
 from agentkit.directory.locate import NodeInfo, node_files
 from agentkit.errors import BadRequest, CallError, InternalError, UnknownMethod
-from agentkit.names import AgentId, AgentName, Incarnation, MachineName
+from agentkit.names import AgentId, AgentName, Incarnation, MachineName, is_name
 from agentkit.observe.log import get_logger
 from agentkit.transport.channel import Channel
 from agentkit.transport.inbox import Inbox
@@ -48,6 +48,8 @@ log = get_logger("node.mesh")
 
 #: Name under which nodes introduce themselves; no agent can be called so.
 NODE_NAME: Final = AgentName("_node")
+#: Machines that one node knows at most: where there are no keys, anybody who reaches it may name some.
+MAX_MACHINES: Final = 1_000
 #: An address that was let go of can be listened on again within this, in seconds.
 REBIND_WITHIN_S: Final = 3.0
 
@@ -290,6 +292,10 @@ class Mesh:
         if machine == self._places.machine:
             log.error("mesh.same_machine", machine=machine, endpoint=said.get("endpoint"))
             raise BadRequest(f"there are two nodes for machine {machine}: {self.endpoint}, and whoever asks")
+        if machine not in self._peers and (len(self._peers) >= MAX_MACHINES or not is_name(machine)):
+            raise BadRequest(
+                f"no machine {machine[:100]!r} belongs here: the fleet file names them, {MAX_MACHINES} at most"
+            )
         now = now_s()
         if method == "mesh.hello" and not self._members.greeted(machine, at[0], now):
             return None

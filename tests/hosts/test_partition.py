@@ -93,7 +93,7 @@ def test_a_short_cut_is_nothing_but_a_pause(nodes: HostNodes, asker: Asker, host
     assert nodes.lives("B") == before
 
 
-@pytest.mark.parametrize("seconds", [2.0, pytest.param(6.0, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("seconds", [2.0, pytest.param(6.0, marks=pytest.mark.soak(only=True))])
 def test_a_cut_link_makes_unreachable_and_everything_heals_by_itself(
     nodes: HostNodes, asker: Asker, hosts: Hosts, seconds: float
 ) -> None:
@@ -106,7 +106,7 @@ def test_a_link_that_is_cut_in_one_direction_is_a_cut_link_for_both(
     _cut_and_heal(nodes, asker, hosts, 2.0, lambda: hosts.link.cut_one_way(hosts.a))
 
 
-@pytest.mark.soak
+@pytest.mark.soak(only=True)
 @pytest.mark.parametrize("seconds", [2.0, 20.0, 60.0])
 def test_links_that_are_cut_for_long_heal_within_seconds(hosts: Hosts, seconds: float) -> None:
     with two_nodes(*hosts, REAL) as nodes:
@@ -143,7 +143,7 @@ def _cut_and_heal(nodes: HostNodes, asker: Asker, hosts: Hosts, seconds: float, 
     assert {name: nodes.lives(name) for name in "AB"} == before, "nobody was started twice, or again"
 
 
-@pytest.mark.parametrize("seconds", [8.0, pytest.param(300.0, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("seconds", [8.0, pytest.param(300.0, marks=pytest.mark.soak(only=True))])
 def test_a_link_that_loses_and_delays_is_not_taken_for_a_cut_one(hosts: Hosts, seconds: float) -> None:
     """TCP's own times do not shrink with ours."""
     with two_nodes(*hosts, REAL) as nodes:

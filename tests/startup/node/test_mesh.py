@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from agentkit.directory.locate import NodeInfo
+from agentkit.errors import BadRequest
 from agentkit.names import Incarnation
 from agentkit.transport.context import close_context
 from startup.node.mesh import Mesh
@@ -231,6 +232,18 @@ async def test_garbage_from_a_peer_is_refused_and_hurts_nobody(tmp_path: Path) -
                 await n.mesh._ask(peer, method, said)
         m.mesh.copies.publish([replace(m.ears.rows[0], version=5, requests=5)])
         await n.ears.until(lambda: n.ears.known["m/A"].requests == 5)
+
+
+@pytest.mark.parametrize("name", ["no name", "", "x" * 100_000, "one_too_many"])
+async def test_a_machine_that_nobody_expects_is_not_noted_without_end(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with side(tmp_path, "m", others={"n"}) as m, side(tmp_path, "n", others={"m"}) as n:
+        await n.ears.until(lambda: "m/A" in n.ears.known)
+        monkeypatch.setattr("startup.node.mesh.MAX_MACHINES", 1)
+        with pytest.raises(BadRequest, match="the fleet file names them"):
+            await n.mesh._ask(n.mesh._peers["m"], "mesh.beat", {"machine": name, "rows": None})
+        assert set(m.mesh.states()) == {"n"}
 
 
 # -- real nodes
