@@ -20,11 +20,11 @@ __version__: Final = VERSION
 if TYPE_CHECKING:
     from agentkit.agent.base import BaseAgent as BaseAgent
     from agentkit.agent.base import NotRunning as NotRunning
+    from agentkit.agent.decorators import every as every
+    from agentkit.agent.decorators import health_check as health_check
+    from agentkit.agent.decorators import rpc as rpc
     from agentkit.agent.fallbacks import LAST_ANSWER as LAST_ANSWER
     from agentkit.agent.fallbacks import fallback as fallback
-    from agentkit.agent.handlers import every as every
-    from agentkit.agent.handlers import health_check as health_check
-    from agentkit.agent.handlers import rpc as rpc
     from agentkit.agent.subscriptions import subscribe as subscribe
     from agentkit.client import BlockingClient as BlockingClient
     from agentkit.client import Client as Client
@@ -114,10 +114,10 @@ _HOMES: Final = {
     # authors' classes and marks
     "BaseAgent": "agentkit.agent.base",
     "NotRunning": "agentkit.agent.base",
-    "every": "agentkit.agent.handlers",
+    "every": "agentkit.agent.decorators",
     "fallback": "agentkit.agent.fallbacks",
-    "health_check": "agentkit.agent.handlers",
-    "rpc": "agentkit.agent.handlers",
+    "health_check": "agentkit.agent.decorators",
+    "rpc": "agentkit.agent.decorators",
     "subscribe": "agentkit.agent.subscriptions",
     "AgentConfig": "agentkit.settings",
     # events

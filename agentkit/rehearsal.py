@@ -23,7 +23,7 @@ from typing import Any, Final
 from agentkit import main
 from agentkit.agent.base import BaseAgent
 from agentkit.agent.builtin import BUILTIN_METHODS
-from agentkit.agent.handlers import rpc
+from agentkit.agent.decorators import rpc
 from agentkit.agent.upkeep import Checks
 from agentkit.directory.base import INBOX_LOCAL, AgentRecord
 from agentkit.names import AgentId, AgentName, Incarnation, MachineName

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from agentkit.agent import policies
-from agentkit.agent.handlers import Method, Rpc
+from agentkit.agent.decorators import Rpc
+from agentkit.agent.handlers import Method
 from agentkit.errors import ConfigError
 from agentkit.observe.trace import MAX_SPANS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from agentkit.agent.handlers import marked
+from agentkit.agent.decorators import marked
 from agentkit.agent.subscriptions import Subscribe, shape_of
 from agentkit.errors import ConfigError
 from agentkit.events.registry import Event, topics

@@ -10,7 +10,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
-from agentkit.agent.handlers import mark, marked
+from agentkit.agent.decorators import mark, marked
 from agentkit.clock import now_s
 from agentkit.errors import CallError, ConfigError
 from agentkit.resilience.kept import Freezer, Frozen, Kept

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from agentkit.agent.handlers import mark, marked
+from agentkit.agent.decorators import mark, marked
 from agentkit.errors import ConfigError
 from agentkit.events.delivery import Delivery
 from agentkit.events.registry import Event, type_of

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from agentkit.agent.handlers import Every, HealthCheck, marked
+from agentkit.agent.decorators import Every, HealthCheck, marked
 from agentkit.clock import now_s
 from agentkit.health.checks import CheckPolicy, HealthBoard
 from agentkit.observe.log import get_logger

@@ -95,7 +95,7 @@ class FilePolicy(NamedTuple):
     """All that the fleet file says of one agent."""
 
     serve: ServePolicy
-    methods: Mapping[str, Mapping[str, Any]]  #: that it serves: options of agent.handlers.Rpc
+    methods: Mapping[str, Mapping[str, Any]]  #: that it serves: options of agent.decorators.Rpc
     calls: CallPolicy
     to: Mapping[str, CallPolicy]  #: "Name" or "Name.method" that it calls
 

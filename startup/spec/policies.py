@@ -82,7 +82,7 @@ class CallsModel(CalledModel):
     )
 
 
-#: Key of the file -> agentkit's own name for it (resilience.policy, agent.handlers.Rpc).
+#: Key of the file -> agentkit's own name for it (resilience.policy, agent.decorators.Rpc).
 _SERVE: Final[Mapping[str, Any]] = {
     "running": "running",
     "threads": "threads",

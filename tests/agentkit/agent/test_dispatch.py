@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from agentkit.agent.decorators import rpc
 from agentkit.agent.dispatch import Dispatcher
-from agentkit.agent.handlers import methods_of, rpc
+from agentkit.agent.handlers import methods_of
 from agentkit.errors import CallError, Draining, NotFound, Overloaded
 from agentkit.resilience.policy import USUAL_SERVICE, ServePolicy
 from agentkit.transport.peer import Inbound, Peer

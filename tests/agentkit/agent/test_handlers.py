@@ -15,7 +15,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 from agentkit import BaseAgent, every, health_check, rpc
-from agentkit.agent.handlers import Every, HealthCheck, Method, Rpc, WrongResult, marked, methods_of
+from agentkit.agent.decorators import Every, HealthCheck, Rpc, marked
+from agentkit.agent.handlers import Method, WrongResult, methods_of
 from agentkit.errors import BadRequest, ConfigError
 from agentkit.wire import values
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentkit.agent.handlers import Rpc
+from agentkit.agent.decorators import Rpc
 from agentkit.resilience.policy import CallPolicy, FilePolicy, ServePolicy
 from startup.spec.load import Loaded
 from startup.spec.policies import CalledModel, ServedMethodModel, ServeModel
