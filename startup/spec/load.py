@@ -10,13 +10,13 @@ from pathlib import Path
 from agentkit.names import AgentId
 from startup.spec import legacy
 from startup.spec.checks import module_problems, pure_problems
+from startup.spec.cluster_model import MachineModel
 from startup.spec.draft import Draft, drafted
 from startup.spec.fleet import Fleet
 from startup.spec.hosts import LOOPBACK, host_key
 from startup.spec.include import read_merged
 from startup.spec.interpolate import PORT_OFFSET
 from startup.spec.members import Member, members_of, order_of, project_root_of
-from startup.spec.model import MachineModel
 from startup.spec.modules import look_at, source_file
 from startup.spec.parse import Parsed, parsed
 from startup.spec.peers import called_methods, peer_problems

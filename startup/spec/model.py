@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from pydantic.json_schema import WithJsonSchema
 
 from agentkit.names import NAME_PATTERN, is_name
-from startup.spec.fields import Duration, Model, Size
+from startup.spec.cluster_model import ConsulModel, ExternalModel, KeysModel, MachineModel, MeshModel
+from startup.spec.fields import Duration, Model, Port, SecretModel, Size
 from startup.spec.policies import CallsModel, ServeModel
 from startup.spec.units import is_web_address, port_range, refuse
 
@@ -48,14 +49,6 @@ def _text(value: object) -> object:
     return str(value) if isinstance(value, int | float) else value
 
 
-_PORT_SCHEMA: Final = {
-    "anyOf": [
-        {"type": "integer", "minimum": 1, "maximum": 65535},
-        {"type": "string", "description": "with ${VAR}, or a sum"},
-    ]
-}
-
-Port = Annotated[int, Field(ge=1, le=65535), WithJsonSchema(_PORT_SCHEMA)]
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN.pattern}$"})]
 EnvText = Annotated[str, BeforeValidator(_text)]
 
@@ -150,20 +143,6 @@ class ResourcesModel(Model):
     cpu_affinity: list[Annotated[int, Field(ge=0)]] = Field(
         default_factory=list, description="CPUs it may run on, by number."
     )
-
-
-class SecretModel(Model):
-    file: str | None = Field(None, description="A file on the agent's machine that holds the value.")
-    env: str | None = Field(None, description="A variable of the node's environment that holds the value.")
-    as_env: bool = Field(
-        False, description="Also put it in the process's environment (children and `ps e` can read it there)."
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> SecretModel:
-        if (self.file is None) == (self.env is None):
-            raise refuse("{file: PATH} or {env: NAME}", "secrets never stand in the file itself")
-        return self
 
 
 class DependencyModel(Model):
@@ -302,107 +281,6 @@ def _without_methods(value: AgentSettings) -> AgentSettings:
     if value.serve.methods:
         raise refuse("`serve.methods` below the agents that have these methods", "move it there")
     return value
-
-
-class SshModel(Model):
-    user: str | None = Field(None, description="Who to log in as; default: the operator's own name.")
-    port: Port = Field(22, description="Of its sshd.")
-    key: str | None = Field(None, description="File of the private key.")
-    known_hosts: str | None = Field(
-        None, description="File that its host key is checked against; default: ~/.ssh/known_hosts."
-    )
-    jump: str | None = Field(
-        None, pattern=r"^([^@\s]+@)?[^@:\s]+(:\d{1,5})?$", description="[user@]host[:port] of a machine to go through."
-    )
-
-
-class MachineModel(Model):
-    host: str = Field("127.0.0.1", description="Address or name that the other machines reach it by.")
-    node_port: Port | None = Field(
-        None, description="Where its node listens for other nodes; on a local machine it may be left out."
-    )
-    ssh: SshModel | None = Field(
-        None, description="How its node is started from elsewhere; left out and host is local: started here."
-    )
-    python: str | None = Field(None, description="Interpreter there; default: the one that runs agentkit here.")
-    workdir: str | None = Field(
-        None,
-        description="Working directory of its processes; default: project_root. On another host, also where the project lies.",
-    )
-
-
-class ExternalModel(Model):
-    tcp: str | None = Field(None, description="host:port that has to accept a connection.")
-    http: str | None = Field(None, description="URL that has to answer with 2xx.")
-
-    @model_validator(mode="after")
-    def _one_probe(self) -> ExternalModel:
-        if (self.tcp is None) == (self.http is None):
-            raise refuse("{tcp: 'host:port'} or {http: URL}")
-        if self.tcp is not None:
-            host, colon, port = self.tcp.rpartition(":")
-            if not (host and colon and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-                raise refuse("host:port", "write tcp: 'HOST:PORT' with a port within 1-65535")
-        return self
-
-
-class MeshModel(Model):
-    suspect: Duration = Field(
-        3.0, gt=0, description="A machine that has not answered for so long is looked at closely."
-    )
-    unreachable: Duration = Field(
-        10.0, gt=0, description="... and for so long counts as out of reach: what runs there gets no calls."
-    )
-
-    @model_validator(mode="after")
-    def _in_order(self) -> MeshModel:
-        if self.suspect >= self.unreachable:
-            raise refuse("suspect below unreachable", "suspect: 3s, unreachable: 10s are the defaults")
-        return self
-
-
-def _absolute(value: str) -> str:
-    if not value.startswith(("/", "~")):
-        raise refuse(
-            "an absolute path, or one below ~", "it is a folder of each machine, and the node's own folder is /"
-        )
-    return value
-
-
-class KeysModel(Model):
-    keys: Annotated[str, AfterValidator(_absolute)] = Field(
-        "~/.config/agentkit/keys", description="Folder of this cluster's CURVE keys, on each machine (`agentkit keys`)."
-    )
-    local: Literal["curve"] | None = Field(None, description="curve: loopback connections are encrypted too.")
-
-
-class ConsulTlsModel(Model):
-    ca: str | None = Field(None, description="File of the authorities to trust; default: the system's.")
-    cert: str | None = Field(None, description="File of the certificate to show.")
-    key: str | None = Field(None, description="File of its private key.")
-
-    @model_validator(mode="after")
-    def _cert_and_key(self) -> ConsulTlsModel:
-        if (self.cert is None) != (self.key is None):
-            raise refuse("`cert` and `key` together, or neither")
-        return self
-
-
-def _consul_address(value: str) -> str:
-    host, colon, port = value.rpartition(":")
-    if not (host and colon and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535 and "/" not in host):
-        raise refuse("host:port", "write address: 'HOST:PORT'; for https add `tls: {}`")
-    return value
-
-
-class ConsulModel(Model):
-    address: Annotated[str, AfterValidator(_consul_address)] = Field(
-        "127.0.0.1:8500", description="host:port of the Consul agent of each machine."
-    )
-    token: SecretModel | None = Field(None, description="ACL token: {file: PATH} or {env: NAME}, read on each machine.")
-    datacenter: str | None = Field(None, max_length=64, description="Left out: the Consul agent's own.")
-    tls: ConsulTlsModel | None = Field(None, description="https; {}: with the system's authorities.")
-    ready_check: Duration = Field(0.0, description="Consul itself also asks each agent's /ready so often; 0: never.")
 
 
 class FileModel(Model):

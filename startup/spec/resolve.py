@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from agentkit.names import AgentId, MachineName
 from startup.spec.assign import PortGiver, shifted
+from startup.spec.cluster_model import ConsulModel, KeysModel
 from startup.spec.draft import Entry
 from startup.spec.edges import Names
 from startup.spec.fleet import (
@@ -34,7 +35,7 @@ from startup.spec.fleet import (
 )
 from startup.spec.hosts import LOOPBACK
 from startup.spec.members import Member, order_of, project_root_of
-from startup.spec.model import ConsulModel, FileModel, KeysModel, OnErrorModel, ReadyModel, rules_of
+from startup.spec.model import FileModel, OnErrorModel, ReadyModel, rules_of
 from startup.spec.parse import Parsed
 from startup.spec.policies import policy_of
 from startup.spec.ports import Claim, PortPair
