@@ -81,10 +81,12 @@ class Turns:
         for gate in gates:
             # Not just one: a follower may have to wait at another gate, and the place is for the next then
             while (gate.line or gate.urgent) and (follower := gate.next_waiting(now := now_s())) is not None:
-                if self._over_s(follower, gate, now) > 0:
+                limit_s = self._limit_s(follower, gate)
+                waited_s = now - follower.queued_s
+                if limit_s is not None and waited_s > limit_s and self._over_s(follower, gate, now) > 0:
                     self._shed(follower, gate)  # its timer is late, by up to 20 ms
                     continue
-                self._waited(now - follower.queued_s)
+                self._waited(waited_s)
                 self._end_wait(follower)
                 self.admit(follower)
 

@@ -103,7 +103,7 @@ class Gate(Generic[T]):
         if not line or self.inside >= self.limit:
             return None
         wait_s = self.wait_s
-        is_long = wait_s is not None and now_s - max(line[0].queued_s, self._awake_s) > wait_s / 2
+        is_long = wait_s is not None and now_s - line[0].queued_s > wait_s / 2 < now_s - self._awake_s
         return line.pop() if is_long else line.popleft()
 
     def over_s(self, thing: T, limit_s: float, now_s: float, *, burst_s: float = BURST_S) -> float:
