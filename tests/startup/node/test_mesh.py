@@ -234,7 +234,7 @@ async def test_garbage_from_a_peer_is_refused_and_hurts_nobody(tmp_path: Path) -
         await n.ears.until(lambda: n.ears.known["m/A"].requests == 5)
 
 
-@pytest.mark.parametrize("name", ["no name", "", "x" * 100_000, "one_too_many"])
+@pytest.mark.parametrize("name", ["no name", "", "x" * 10_000, "one_too_many"])
 async def test_a_machine_that_nobody_expects_is_not_noted_without_end(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
