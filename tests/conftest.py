@@ -44,8 +44,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto`: one for each core, up to four, because every one of them starts many processes."""
-    return min(len(os.sched_getaffinity(0)), 4)
+    """`-n auto`: one more than cores, because tests wait more than they compute; at most four, because each starts many processes."""
+    return min(len(os.sched_getaffinity(0)) + 1, 4)
 
 
 def pytest_configure(config: pytest.Config) -> None:
