@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +14,21 @@ import pytest
 
 from agentkit.agent.blocking import BlockingCaller
 from agentkit.directory.base import AgentRecord
-from agentkit.errors import BadRequest, CallCancelled, DeadlineExceeded, NotFound, PeerLost, TooLarge, Unreachable
+from agentkit.errors import (
+    BadRequest,
+    CallCancelled,
+    CallError,
+    DeadlineExceeded,
+    NotFound,
+    PeerLost,
+    TooLarge,
+    Unreachable,
+)
 from agentkit.names import AgentId, AgentName, Incarnation, MachineName
 from agentkit.resilience.deadline import Deadline
 from agentkit.transport.blocking import BlockingChannel
 from agentkit.wire import envelope as ak
-from agentkit.wire import values
+from agentkit.wire import shared, values
 from tests.agentkit.support import an_inbox, echoes, eventually, identity
 
 ID = AgentId(MachineName("test"), AgentName("Callee"))
@@ -104,6 +114,25 @@ async def test_nobody_listening_is_unreachable() -> None:
     with pytest.raises(Unreachable):
         await in_thread(caller.call, "Callee", "m")
     caller.close()
+
+
+async def test_a_call_did_not_run_where_the_peer_hangs_up_before_hello(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    capability = shared.capability
+
+    def late() -> tuple[str, ...]:
+        time.sleep(0.05)  # between connect and HELLO: on loopback the end of the connection takes a fraction of it
+        return capability()
+
+    monkeypatch.setattr(shared, "capability", late)
+    caller = caller_of(f"tcp://127.0.0.1:{port}")
+    with pytest.raises(CallError) as caught:
+        await in_thread(caller.call, "Callee", "m", attempts=1)
+    assert caught.value.retry_safe
+    caller.close()
+    server.close()
+    await server.wait_closed()
 
 
 async def test_goaway_between_calls_moves_the_next_one() -> None:
