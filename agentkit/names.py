@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple, NewType
+from urllib.parse import urlsplit
 
 from agentkit.errors import ConfigError
 
@@ -64,6 +65,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_beyond_loopback(endpoint: str) -> bool:
+    """Whether `endpoint` ("tcp://host:port") may be another machine's."""
+    host = urlsplit(endpoint).hostname
+    return endpoint.startswith("tcp://") and not is_loopback(host or "")
 
 
 def matching(wanted: str, known: Iterable[AgentId], *, here: str | None = None) -> tuple[AgentId, ...]:

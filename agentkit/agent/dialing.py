@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from agentkit.clock import now_s
 from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord
 from agentkit.errors import ConfigError, Unauthenticated, Unreachable
-from agentkit.names import is_loopback
+from agentkit.names import is_beyond_loopback
 from agentkit.transport.dealer import Dial
 
 if TYPE_CHECKING:
@@ -97,9 +96,3 @@ class Dialer:
         self._read_s = now_s()
         self._ring = self._read()
         return self._ring
-
-
-def is_beyond_loopback(endpoint: str) -> bool:
-    """Whether `endpoint` ("tcp://host:port") may be another machine's."""
-    host = urlsplit(endpoint).hostname
-    return endpoint.startswith("tcp://") and not is_loopback(host or "")

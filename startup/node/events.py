@@ -13,7 +13,7 @@ from agentkit.errors import BadRequest, CallError
 from agentkit.events.delivery import MAX_EVENT_BYTES
 from agentkit.events.route import PROBE
 from agentkit.events.topics import END
-from agentkit.names import AgentId
+from agentkit.names import AgentId, is_loopback
 from agentkit.observe.log import get_logger
 from agentkit.transport.relay import Relay
 from startup.errors import Refused
@@ -21,7 +21,6 @@ from startup.node.keys import NodeKeys
 from startup.node.mesh import Mesh
 from startup.node.paths import Places
 from startup.node.store import Revisions
-from startup.plan.rows import is_loopback
 
 log = get_logger("node.events")
 

@@ -16,9 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from agentkit.agent.dialing import is_beyond_loopback
 from agentkit.errors import BadRequest, CallError, ConfigError, Forbidden
-from agentkit.names import is_loopback
+from agentkit.names import is_beyond_loopback, is_loopback
 from agentkit.observe.log import get_logger
 from agentkit.transport.dealer import Dial
 from startup.errors import Refused

@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from agentkit.clock import now_s
 from agentkit.directory.locate import NodeInfo, node_files
@@ -469,6 +470,8 @@ def _endpoint(said: object) -> str | None:
     """An address that may be connected to; ValueError when it is none."""
     if said is None:
         return None
-    if not isinstance(said, str) or not said.startswith("tcp://") or len(said) > 300:
-        raise ValueError(f"{str(said)[:100]!r} is no tcp:// address")
-    return said
+    if isinstance(said, str) and said.startswith("tcp://") and len(said) <= 300:
+        parts = urlsplit(said)
+        if parts.hostname and parts.port:  # `port` raises for what is no number
+            return said
+    raise ValueError(f"{str(said)[:100]!r} is no tcp:// address with a port")

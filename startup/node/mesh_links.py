@@ -15,12 +15,12 @@ from random import Random
 from typing import Any, Final, TypeAlias
 
 from agentkit.errors import CallError
+from agentkit.names import is_beyond_loopback
 from agentkit.observe.log import get_logger
 from agentkit.transport.channel import Channel
 from agentkit.transport.dealer import Dial
 from agentkit.transport.peer import Identity
 from startup.node.mesh_peer import MeshTimes, Peer
-from startup.plan.rows import is_loopback
 
 log = get_logger("node.mesh")
 
@@ -196,7 +196,7 @@ class Links:
         """Where to try this time: by turns, where several are known."""
         if found := self._find(peer.machine):
             peer.told = found
-        if peer.told is not None and is_far(peer) and is_near(peer.told):
+        if peer.told is not None and is_far(peer) and not is_beyond_loopback(peer.told):
             peer.told = None  # it listens on its own loopback: it has not been told its address yet
         known = list(dict.fromkeys(endpoint for endpoint in (peer.told, peer.configured) if endpoint is not None))
         return known[peer.dials % len(known)] if known else None
@@ -207,12 +207,7 @@ class Links:
             log.error("mesh.task_failed", task=task.get_name(), exc_info=error)
 
 
-def is_near(endpoint: str) -> bool:
-    """Whether it is on this host."""
-    return is_loopback(endpoint.removeprefix("tcp://").rpartition(":")[0])
-
-
 def is_far(peer: Peer) -> bool:
     """Whether there may be a link between us that can be cut."""
     endpoint = peer.configured or peer.told
-    return endpoint is not None and not is_near(endpoint)
+    return endpoint is not None and is_beyond_loopback(endpoint)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from agentkit.clock import SYSTEM_CLOCK
 from agentkit.errors import BadRequest
-from agentkit.names import AgentId, Incarnation, matching
+from agentkit.names import AgentId, Incarnation, is_loopback, matching
 from startup.errors import Refused
 from startup.node.control_server import Asker, Telling
 from startup.node.feeds import Feeds
@@ -21,7 +21,6 @@ from startup.node.table import ClusterTable
 from startup.node.turns import Turns
 from startup.node.views import Views
 from startup.plan.revision import Revision
-from startup.plan.rows import is_loopback
 
 
 class Owner(Protocol):

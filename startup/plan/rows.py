@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agentkit.directory.base import INBOX, INBOX_LOCAL
+from agentkit.names import is_loopback
 from startup.plan.phase import Health, Phase
 from startup.plan.process import Process
 from startup.plan.row import AgentRow, Stamps
@@ -41,11 +42,6 @@ class Place:
 
     def health_url(self, spec: AgentSpec) -> str | None:
         return f"http://{self.host}:{spec.health_port}/health" if spec.health_port else None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to `host`."""
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def row_of(p: Process, place: Place, version: int) -> AgentRow:

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from agentkit.names import AgentId
+from agentkit.names import AgentId, is_loopback
 from startup.spec.cycles import cycles
 from startup.spec.fleet import AgentSpec, AgentTarget, ProgramTarget
-from startup.spec.hosts import is_loopback
 from startup.spec.modules import source_file
 from startup.spec.port_checks import port_problems
 from startup.spec.problem import Problem, Severity, did_you_mean

@@ -7,20 +7,12 @@ import socket
 import threading
 from typing import Final
 
+from agentkit.names import is_loopback
+
 LOOPBACK: Final = "127.0.0.1"
 
 #: A resolver that takes longer is not waited for, in seconds: then the name itself tells hosts apart.
 RESOLVE_TIMEOUT_S: Final = 1.0
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` means this machine and nothing beyond it."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def host_key(host: str) -> str:

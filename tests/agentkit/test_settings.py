@@ -121,7 +121,7 @@ def test_binding_beyond_loopback_must_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("host", "is_so"),
     [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("", False), ("0.0.0.0", False),
-     ("10.0.0.1", False), ("example.org", False)],
+     ("10.0.0.1", False), ("example.org", False), ("127.example.org", False)],
 )  # fmt: skip
 def test_what_counts_as_loopback(host: str, is_so: bool) -> None:
     assert is_loopback(host) is is_so

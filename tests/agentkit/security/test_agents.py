@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from agentkit import BaseAgent, BlockingClient, Client, Forbidden, Unauthenticated, rpc
-from agentkit.agent.dialing import Dialer, is_beyond_loopback
+from agentkit.agent.dialing import Dialer
 from agentkit.agent.own_keys import AgentKeys
 from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord
 from agentkit.directory.static import StaticDirectory
 from agentkit.errors import ConfigError
-from agentkit.names import AgentId, AgentName, Incarnation, MachineName
+from agentkit.names import AgentId, AgentName, Incarnation, MachineName, is_beyond_loopback
 from agentkit.runtime import AgentRuntime
 from agentkit.security.folder import KeyFolder
 from agentkit.security.keys import new_key

@@ -246,6 +246,18 @@ async def test_a_machine_that_nobody_expects_is_not_noted_without_end(
         assert set(m.mesh.states()) == {"n"}
 
 
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://", "tcp://h", "tcp://h:x", "tcp://[:1", "ipc:///tmp/x", 7, "tcp://" + "h" * 300]
+)
+async def test_an_address_that_is_none_is_refused_and_not_dialled(tmp_path: Path, endpoint: object) -> None:
+    async with side(tmp_path, "m", others={"n"}) as m, side(tmp_path, "n", others={"m"}) as n:
+        await n.ears.until(lambda: "m/A" in n.ears.known)
+        before = m.mesh._peers["n"].told
+        with pytest.raises(BadRequest, match=r"mesh\.hello"):
+            await n.mesh._ask(n.mesh._peers["m"], "mesh.hello", {"endpoint": endpoint, "events": None})
+        assert m.mesh._peers["n"].told == before
+
+
 # -- real nodes
 
 

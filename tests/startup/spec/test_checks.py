@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from startup.spec.hosts import host_key, is_loopback
+from startup.spec.hosts import host_key
 from tests.startup.spec.projects import agents, loaded, of, one
 
 
@@ -157,14 +157,6 @@ def test_a_problem_is_one_sentence_with_place_value_expectation_and_fix(tmp_path
     assert text.endswith(
         "fleet.yaml:5: agent_groups.core.A.watchdog: 5; want a duration such as 300ms, 10s, 5m or 1h; add the unit: 5s"
     )
-
-
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [("localhost", True), ("127.0.0.1", True), ("127.3.2.1", True), ("::1", True), ("10.0.0.1", False), ("h", False)],
-)
-def test_what_is_loopback(host: str, loopback: bool) -> None:
-    assert is_loopback(host) is loopback
 
 
 def test_a_host_of_another_machine_is_its_address_and_ours_are_one() -> None:
