@@ -62,14 +62,23 @@ class Server:
             self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         if wait:
             self.wait_leader()
+            self.wait_itself()
 
     def wait_leader(self) -> str:
         """Until there is one; its address."""
+        return str(self._wait("/v1/status/leader"))
+
+    def wait_itself(self) -> None:
+        """Until the catalog has the server's own node: a leader knows it a moment after its election, and opens no session before."""
+        self._wait(f"/v1/catalog/node/{self.name}")
+
+    def _wait(self, path: str) -> Any:
+        """Until the server answers with something."""
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
             with suppress(OSError, ValueError):
-                if leader := self.get("/v1/status/leader"):
-                    return str(leader)
+                if found := self.get(path):
+                    return found
             assert self._process is not None
             assert self._process.poll() is None, self.log()
             assert time.monotonic() < deadline_s, self.log()
@@ -130,6 +139,7 @@ def cluster(size: int = 3) -> list[Server]:
         server.start(wait=False)
     for server in servers:
         server.wait_leader()
+        server.wait_itself()
     return servers
 
 

@@ -151,9 +151,9 @@ def test_a_file_of_targets_holds_one_entry_for_each_agent() -> None:
 def test_consul_takes_the_token_as_prometheus_sends_it_and_needs_no_more_rights_than_documented() -> None:
     needs("consul")
     server = Server(settings={"acl": {"enabled": True, "default_policy": "deny", "tokens": {"master": "root"}}})
-    server.start()
+    server.token = "root"
     try:
-        server.token = "root"
+        server.start()
         server.put("/v1/agent/service/register", {"ID": "m/a", "Name": "agentkit-c", "Port": 1})
         rules = next(line for line in DOCUMENT.read_text().splitlines() if "service_prefix" in line)
         rights = " ".join(re.findall(r"\w+ \"[^\"]*\" \{[^}]*\}", rules))
