@@ -58,7 +58,7 @@ programs: $(VENV)/.test  # servers of Debian that tests use: unpacked into a cac
 
 test: lint programs  ## Everything: style, types, contracts, all tests, coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n auto --dist loadfile tests
+	$(BIN)/coverage run -m pytest -n auto --dist loadfile tests || $(BIN)/python -m tests.again $$?
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
