@@ -29,14 +29,14 @@ def test_a_step_costs_what_changed_and_not_the_size_of_the_fleet() -> None:
         sim, specs = Simulation("m", "n"), fleet(count)
         counted = 0
         for machine in sim.machines.values():
-            consider = machine.core._consider
+            consider = machine.core._decisions.consider
 
             def counting(id, consider=consider):  # type: ignore[no-untyped-def]
                 nonlocal counted
                 counted += 1
                 consider(id)
 
-            machine.core._consider = counting  # type: ignore[method-assign]
+            machine.core._decisions.consider = counting  # type: ignore[method-assign]
         random = Random(5)
         sim.behaviours = {spec.id: Behaviour(ready_after_s=random.uniform(0.1, 0.4)) for spec in specs}
         sim.desire(revision(*specs))

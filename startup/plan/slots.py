@@ -1,0 +1,152 @@
+"""What one node knows of every agent of the cluster, and whom a change concerns. Pure; decides nothing.
+
+Every change of an own slot's process goes through `put`: it notes what is to be done, when to look again, whose row is no longer
+what it was, and which slots have to be considered anew. Slots that nothing concerns are not looked at, so a step costs what changed,
+not the size of the fleet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from agentkit.names import AgentId
+from startup.plan import swap
+from startup.plan.actions import Action, CloseListeners
+from startup.plan.barriers import Barriers
+from startup.plan.blockers import Seen
+from startup.plan.desired import Desired
+from startup.plan.phase import ALIVE, COMING_UP, UP, Phase
+from startup.plan.process import Outcome, Process
+from startup.plan.revision import Revision
+from startup.plan.row import AgentRow
+from startup.plan.timers import Timers
+
+#: Phases among which nobody else needs to be told of a move.
+_ALIKE: Final = (COMING_UP, frozenset({Phase.PENDING, Phase.WAITING}))
+
+
+@dataclass(frozen=True, slots=True)
+class _Unseen:
+    phase: Phase
+    because: str = ""
+    reason: str = ""
+
+
+_NOT_YET: Final = _Unseen(Phase.PENDING)
+_AWAY: Final = _Unseen(Phase.UNREACHABLE)
+
+
+class Slots:
+    """The memory of one node's mind: `processes` are its own, of the others it has rows."""
+
+    def __init__(self, machine: str) -> None:
+        self.machine = machine
+        self.now_s = 0.0
+        self.processes: dict[AgentId, Process] = {}
+        self.dirty: dict[AgentId, None] = {}  #: to be considered; ordered, so that steps are the same in every run
+        self.changed: set[AgentId] = set()
+        self.removed: list[Process] = []
+        self.actions: list[Action] = []
+        self.timers = Timers()
+        self._remote: dict[AgentId, AgentRow] = {}
+        self._unreachable: frozenset[str] = frozenset()
+        self._up_since_s: dict[AgentId, float] = {}
+        self.desired = Desired(None)
+        self.barriers = Barriers(self.desired, self._phase)
+
+    # -- what is known
+
+    def see(self, id: AgentId) -> Seen:
+        """Any agent of the cluster, as this node knows it."""
+        if id.machine == self.machine:
+            return self.processes.get(id, _NOT_YET)
+        if id.machine in self._unreachable:
+            return _AWAY
+        return self._remote.get(id, _NOT_YET)
+
+    def is_away(self, id: AgentId) -> bool:
+        return id.machine in self._unreachable or id not in self._remote
+
+    def slowest_dependency(self, p: Process) -> str:
+        """The dependency that came up last, if it came up while this one waited for it."""
+        since = [(self._up_since_s.get(id, 0.0), id) for dependency in p.spec.dependencies for id in dependency.agents]
+        at_s, id = max(since, default=(0.0, None))
+        return str(id) if id is not None and at_s >= (p.stamps.wanted_s or 0.0) and at_s > 0.0 else ""
+
+    def _phase(self, id: AgentId) -> Phase:
+        return self.see(id).phase
+
+    # -- what changes
+
+    def desire(self, revision: Revision) -> None:
+        """A new revision; every slot has to be considered."""
+        self.desired = Desired(revision, self.desired)
+        self.barriers = Barriers(self.desired, self._phase)
+        self.look_at(spec.id for spec in self.desired.specs.values() if spec.machine == self.machine)
+        self.look_at(self.processes)
+
+    def look_at(self, ids: Iterable[AgentId]) -> None:
+        self.dirty.update(dict.fromkeys(ids))
+
+    def see_rows(self, rows: Iterable[AgentRow]) -> None:
+        """Rows of agents on other machines."""
+        for row in rows:
+            before = self._phase(row.id)
+            self._remote[row.id] = row
+            self._moved(row.id, before, self._phase(row.id))
+
+    def see_unreachable(self, machines: frozenset[str]) -> None:
+        """The machines that do not answer now (all of them)."""
+        ids = [id for id in {**self._remote, **self.desired.specs} if id.machine in machines ^ self._unreachable]
+        before = [self._phase(id) for id in ids]
+        self._unreachable = machines
+        for id, phase in zip(ids, before, strict=True):
+            self._moved(id, phase, self._phase(id))
+
+    def put(self, before: Process | None, outcome: Process | Outcome) -> None:
+        """What became of an own slot, `before` of which is what it was."""
+        after, actions = outcome if isinstance(outcome, tuple) else (outcome, [])
+        if before is not None and after.swap is not None:
+            after, actions = swap.settled(before, after, actions, self.now_s)
+        self.actions.extend(actions)
+        if after is before:
+            return
+        self.processes[after.id] = after
+        self.changed.add(after.id)
+        self.timers.changed(before, after)
+        if after.swap is not None or (before is not None and before.swap is not None):
+            self._swapped(before, after)
+        if before is None or before.phase is not after.phase:
+            self.dirty[after.id] = None
+            self._moved(after.id, before.phase if before else Phase.PENDING, after.phase)
+
+    def drop(self, p: Process, last: Process) -> None:
+        """A slot that the fleet no longer has; `last` is what is told of it."""
+        del self.processes[p.id]
+        self.removed.append(last)
+        self.changed.discard(p.id)
+        self.actions.append(CloseListeners(p.id))
+        self._moved(p.id, p.phase, last.phase)
+
+    def _swapped(self, before: Process | None, after: Process) -> None:
+        """The two processes of a slot moved: successors of its dependants may have waited for that."""
+        self.dirty[after.id] = None
+        if before is not None and swap.is_replaced(before) and not swap.is_replaced(after):
+            self.look_at(above for above in self.desired.dependants.get(after.id, ()) if above in self.processes)
+
+    def _moved(self, id: AgentId, before: Phase, after: Phase) -> None:
+        """A phase changed: note whom that concerns."""
+        if before is after or any(before in alike and after in alike for alike in _ALIKE):
+            return
+        if after in UP and before not in UP:
+            self._up_since_s[id] = self.now_s
+        self.look_at(above for above in self.desired.dependants.get(id, ()) if above.machine == self.machine)
+        spec = self.desired.specs.get(id)
+        if spec is None:
+            p = self.processes.get(id)
+            spec = p.spec if p else None
+        if before in ALIVE and after not in ALIVE and spec is not None:
+            self.look_at(below for dep in spec.dependencies for below in dep.agents if below in self.processes)
+        self.look_at(later for later in self.barriers.moved(id, after) if later.machine == self.machine)
