@@ -292,7 +292,7 @@ class Node:
 
     def on_peers(self) -> None:
         self._key_words.on_peers()
-        self._table.silence(self._mesh.silent())
+        self._table.silence(self._mesh.circle.silent())
         self._see_others()
 
     def _see_others(self) -> None:
@@ -301,7 +301,7 @@ class Node:
         if reached or self._reached:
             self._core.see_rows([row for row in self._table.rows() if row.id.machine in reached | self._reached], now_s)
             self._reached = reached
-        self._core.see_unreachable(self._mesh.unreachable() - reached, now_s)
+        self._core.see_unreachable(self._mesh.circle.unreachable() - reached, now_s)
         self._forget_removed()
         self.turns.soon()
 
@@ -362,7 +362,7 @@ class Node:
 
     def _forget_removed(self) -> None:
         """Rows of agents that the fleet no longer has, on machines that don't tell of themselves any more."""
-        specs, told = self._core.desired.specs, {self.options.places.machine, *self._mesh.speaking()}
+        specs, told = self._core.desired.specs, {self.options.places.machine, *self._mesh.circle.speaking()}
         rows = (row for row in self._table.rows() if row.id not in specs and row.id.machine not in told)
         self._table.forget([row.id for row in rows if row.phase not in _KEPT])
 

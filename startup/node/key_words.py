@@ -66,7 +66,7 @@ class KeyWords:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _alive(self) -> set[str]:
-        return {machine for machine, state in self._mesh.states().items() if state == _ALIVE}
+        return {machine for machine, state in self._mesh.circle.states().items() if state == _ALIVE}
 
     def _spread(self, _: Mapping[str, str]) -> None:
         self._told.clear()

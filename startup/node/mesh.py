@@ -23,34 +23,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from agentkit.clock import now_s
 from agentkit.directory.locate import NodeInfo, node_files
 from agentkit.errors import BadRequest, CallError, InternalError, UnknownMethod
-from agentkit.names import AgentId, AgentName, Incarnation, MachineName, is_name
+from agentkit.names import AgentId, AgentName, Incarnation, MachineName
 from agentkit.observe.log import get_logger
 from agentkit.transport.channel import Channel
 from agentkit.transport.inbox import Inbox
 from agentkit.transport.peer import Identity, Inbound
 from agentkit.wire import values
+from startup.node import mesh_words
 from startup.node.ears import Ears
 from startup.node.keys import NodeKeys
-from startup.node.mesh_links import Links, is_far
+from startup.node.mesh_circle import Circle
+from startup.node.mesh_links import Links
 from startup.node.mesh_peer import MeshTimes, Peer
 from startup.node.mesh_rows import Copies
 from startup.node.mesh_vigil import MeshVigil
 from startup.node.paths import Places
 from startup.node.remote_control import CONTROL, RemoteControl
-from startup.plan.membership import Membership, PeerState, Reading
+from startup.plan.membership import PeerState
 from startup.plan.row import AgentRow
 
 log = get_logger("node.mesh")
 
 #: Name under which nodes introduce themselves; no agent can be called so.
 NODE_NAME: Final = AgentName("_node")
-#: Machines that one node knows at most: where there are no keys, anybody who reaches it may name some.
-MAX_MACHINES: Final = 1_000
 #: An address that was let go of can be listened on again within this, in seconds.
 REBIND_WITHIN_S: Final = 3.0
 
@@ -72,16 +71,14 @@ class Mesh:
         self._me = Identity(AgentId(MachineName(places.machine), NODE_NAME), incarnation)
         self._loop = asyncio.get_running_loop()
         self._inbox: Inbox | None = None
-        self._peers: dict[str, Peer] = {}
-        self._members = Membership(
-            int(incarnation), suspect_s=self.times.suspect_s, unreachable_s=self.times.unreachable_s
-        )
+        self.circle = Circle(int(incarnation), self.times)
+        self._peers, self._members = self.circle.peers, self.circle.members
         self._links = Links(
             self._me,
             self.times,
             introduce=self._introduce,
             on_up=self._level,
-            is_wanted=self._is_wanted,
+            is_wanted=self.circle.is_wanted,
             find=self._find,
             dial=lambda machine, endpoint: self.keys.dial(machine, endpoint),
             on_unmet=lambda machine: self.keys.missed(machine),
@@ -145,7 +142,7 @@ class Mesh:
         root = self._places.run.parent.parent
         for info in node_files(root, self._places.cluster):
             if info.machine != self._places.machine and info.mesh:
-                self._links.press(self._peer(info.machine))
+                self._links.press(self.circle.peer(info.machine))
 
     def expect(self, machines: Mapping[str, str | None]) -> None:
         """The other machines of the fleet, with where their nodes listen by the revision (None: on this host, it says so itself).
@@ -154,7 +151,7 @@ class Mesh:
         others = {machine: endpoint for machine, endpoint in machines.items() if machine != self._places.machine}
         self._members.expect(others, now_s())
         for machine, endpoint in others.items():
-            peer = self._peer(machine)
+            peer = self.circle.peer(machine)
             peer.is_expected, peer.configured = True, endpoint
         for peer in [peer for peer in self._peers.values() if peer.machine not in others]:
             peer.is_expected = False
@@ -165,30 +162,6 @@ class Mesh:
             self._links.press(peer)
         self._vigil.soon()
 
-    def states(self) -> dict[str, str]:
-        return {machine: state.value for machine, state in self._members.states().items()}
-
-    def numbers(self) -> dict[str, int]:
-        """The revisions of the machines that were heard of."""
-        return {machine: peer.number for machine, peer in sorted(self._peers.items()) if peer.is_synced or peer.number}
-
-    def revisions(self) -> dict[str, tuple[int, str]]:
-        """Number and digest of the revision of every machine that was heard of."""
-        return {machine: (peer.number, peer.digest) for machine, peer in sorted(self._peers.items()) if peer.digest}
-
-    def unreachable(self) -> frozenset[str]:
-        """Nothing of these can be waited for: silent, or without a node."""
-        return frozenset(member.machine for member in self._members if member.is_lost)
-
-    def silent(self) -> frozenset[str]:
-        """These machines do not answer at all."""
-        return frozenset(member.machine for member in self._members if member.state is PeerState.UNREACHABLE)
-
-    def speaking(self) -> list[str]:
-        """The machines that tell of themselves."""
-        there = (PeerState.ALIVE, PeerState.SUSPECT)
-        return [member.machine for member in self._members if member.life and member.state in there]
-
     def tell_events(self, endpoint: str) -> None:
         """This machine's event relay is there; who connects later hears of it in `mesh.hello`."""
         self._events = endpoint
@@ -197,30 +170,22 @@ class Mesh:
                 self._links.spawn(self._tell_events(peer), f"mesh:events {peer.machine}")
 
     def others(self) -> list[str]:
-        """The machines that are there as far as is known, and those that are missed; not those that ended on purpose."""
-        return sorted(member.machine for member in self._members if member.state is not PeerState.LEFT)
-
-    def silent_s(self) -> dict[str, float]:
-        """Since when those that are not alive have not answered."""
-        now = now_s()
-        quiet = (member for member in self._members if member.state is not PeerState.ALIVE)
-        return {member.machine: round(now - member.confirmed_s, 1) for member in quiet}
+        return self.circle.others()
 
     async def ask(self, machine: str, method: str, said: Mapping[str, Any], within_s: float) -> Any:
         """What one machine answers (Ears.answers); None when no answer came in time. One that is unreachable is not waited for."""
-        peer = self._peers.get(machine)
-        if peer is None or self._members[machine].is_lost:
+        if self.circle.is_lost(machine):
             return None
         try:
             async with asyncio.timeout(within_s):
-                return await self._ask(peer, method, said)
+                return await self._ask(self._peers[machine], method, said)
         except (CallError, TimeoutError) as error:
             log.debug("mesh.no_answer", machine=machine, method=method, error=str(error))
             return None
 
     async def ask_others(self, method: str, said: Mapping[str, Any], within_s: float) -> dict[str, Any]:
         """What all other machines answer, by machine; None where no answer came in time."""
-        asked = self.others()
+        asked = self.circle.others()
         answers = await asyncio.gather(*(self.ask(machine, method, said, within_s) for machine in asked))
         return dict(zip(asked, answers, strict=True))
 
@@ -285,24 +250,21 @@ class Mesh:
         """Note what every word says of its sender; None when it is of a life that is over, or was its last."""
         machine, at, number, digest = (
             str(said["machine"]),
-            _reading(said["at"]),
+            mesh_words.reading(said["at"]),
             int(said["number"]),
             str(said["digest"]),
         )
-        echo = None if said["heard"] is None else _reading(said["heard"])
+        echo = None if said["heard"] is None else mesh_words.reading(said["heard"])
         if machine == self._places.machine:
             log.error("mesh.same_machine", machine=machine, endpoint=said.get("endpoint"))
             raise BadRequest(f"there are two nodes for machine {machine}: {self.endpoint}, and whoever asks")
-        if machine not in self._peers and (len(self._peers) >= MAX_MACHINES or not is_name(machine)):
-            raise BadRequest(
-                f"no machine {machine[:100]!r} belongs here: the fleet file names them, {MAX_MACHINES} at most"
-            )
+        self.circle.check_new(machine)
         now = now_s()
         if method == "mesh.hello" and not self._members.greeted(machine, at[0], now):
             return None
         if not self._members.word(machine, at, echo, now):
             return None
-        peer = self._peer(machine)
+        peer = self.circle.peer(machine)
         self._learn_revision(peer, number, digest)
         return peer
 
@@ -315,24 +277,24 @@ class Mesh:
         machine = peer.machine
         match method:
             case "mesh.hello":
-                peer.told = _endpoint(said["endpoint"])
-                if not self._is_sound(peer):
+                peer.told = mesh_words.endpoint(said["endpoint"])
+                if not self.circle.is_sound(peer):
                     peer.pause_s = 0.0
                     self._links.dial(peer)
-                self.on_events(machine, _endpoint(said["events"]))
+                self.on_events(machine, mesh_words.endpoint(said["events"]))
                 self._vigil.soon()
                 number, digest = self._ears.own_revision()
                 return {"knows": self._copy(machine), "number": number, "digest": digest}
             case "mesh.beat":
                 pass
             case "mesh.events":
-                self.on_events(machine, _endpoint(said["endpoint"]))
+                self.on_events(machine, mesh_words.endpoint(said["endpoint"]))
                 return None
             case "mesh.sync" | "mesh.rows":
                 self._take(machine, said, is_all=method == "mesh.sync")
             case "mesh.bye":
                 self._take(machine, said, is_all=False)
-                self._members.left(machine, _reading(said["at"])[0], now_s())
+                self._members.left(machine, mesh_words.reading(said["at"])[0], now_s())
                 self.on_events(machine, None)
                 return None
             case _:
@@ -395,41 +357,15 @@ class Mesh:
 
     # -- who is there
 
-    def _peer(self, machine: str) -> Peer:
-        peer = self._peers.get(machine)
-        if peer is None:
-            peer = self._peers[machine] = Peer(machine)
-            self._members.expect((machine,), now_s())
-        return peer
-
     def _forget(self, peer: Peer) -> None:
         self._links.drop(peer)
-        self._peers.pop(peer.machine, None)
-        self._members.forget(peer.machine)
+        self.circle.forget(peer)
         self.on_events(peer.machine, None)
         self._ears.on_peers()
 
     def _find(self, machine: str) -> str | None:
         info = NodeInfo.read(self._places.run.parent / machine / "node.json")
         return info.mesh if info is not None else None
-
-    def _is_wanted(self, peer: Peer) -> bool:
-        """Whether there should be another connection to it than there is."""
-        member = self._members.get(peer.machine)
-        if member is None or self._peers.get(peer.machine) is not peer:
-            return False
-        if member.state is PeerState.LEFT:
-            return False  # it greets us when it is there again
-        return peer.channel is None or (is_far(peer) and member.state is not PeerState.ALIVE)
-
-    def _is_sound(self, peer: Peer) -> bool:
-        """Whether our connection to one that greets us leads to this life of it, and has not been silent."""
-        if peer.channel is None:
-            return bool(peer.attempts) and not is_far(peer)
-        is_this_life = (
-            peer.channel.peer is not None and peer.channel.peer.incarnation == self._members[peer.machine].life
-        )
-        return is_this_life and not peer.is_doubtful
 
     def _on_broke(self, peer: Peer) -> None:
         if peer.machine not in self._members:
@@ -459,19 +395,3 @@ class Mesh:
 
 def _no_handler(_: object, __: int, operation: str, ___: Mapping[str, Any]) -> None:
     raise UnknownMethod(f"{operation}: this node is not controlled from here")
-
-
-def _reading(said: Any) -> Reading:
-    life, at_ms = said
-    return int(life), int(at_ms)
-
-
-def _endpoint(said: object) -> str | None:
-    """An address that may be connected to; ValueError when it is none."""
-    if said is None:
-        return None
-    if isinstance(said, str) and said.startswith("tcp://") and len(said) <= 300:
-        parts = urlsplit(said)
-        if parts.hostname and parts.port:  # `port` raises for what is no number
-            return said
-    raise ValueError(f"{str(said)[:100]!r} is no tcp:// address with a port")

@@ -142,10 +142,10 @@ class Operations:
         rows = (replace(row, memory_mb=memory.get(str(row.id))) for row in self._table.rows())
         return {
             **self._itself.own(),
-            "peers": self._mesh.states(),
-            "silent_s": self._mesh.silent_s(),
-            "revisions": {self._core.machine: self._revisions.number, **self._mesh.numbers()},
-            "digests": {machine: digest for machine, (_, digest) in self._mesh.revisions().items()},
+            "peers": self._mesh.circle.states(),
+            "silent_s": self._mesh.circle.silent_s(),
+            "revisions": {self._core.machine: self._revisions.number, **self._mesh.circle.numbers()},
+            "digests": {machine: digest for machine, (_, digest) in self._mesh.circle.revisions().items()},
             "others": others,
             "agents": [row.to_wire() for row in rows],
         }

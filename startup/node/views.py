@@ -1,7 +1,7 @@
 """What one node tells of the whole cluster: it asks the others over the mesh, all at once and never for long. Reading only.
 
-    mesh.node {memory}         -> {node, revision, time_s, memory}: how my node and its agents are, now
-    mesh.logs {agents, lines}  -> {agents, time_s}: pieces of my agents' logs
+    mesh.node {memory}         -> {node, revision, times_s, memory}: how my node and its agents are, now
+    mesh.logs {agents, lines}  -> {agents, times_s}: pieces of my agents' logs
     mesh.events_seen {}        -> what my agents told of their events
 
 A machine that does not answer within OTHERS_S is None in every answer: whoever asked says so."""
@@ -78,7 +78,7 @@ class Views:
         """The PSS of every agent that was to be measured and could be, and what each other machine tells of its node.
 
         `but`: machines that are not asked; None: nobody is. `clock_s` in an answer: how far that machine's clock is ahead of
-        this one's, true to half of what the question took."""
+        this one's, true to half of what the question and its answer were on their way."""
         if but is None:
             return await self._memory(memory), {}
         asked = {machine: ("mesh.node", {"memory": memory}) for machine in self._others.others() if machine not in but}
@@ -116,10 +116,12 @@ class Views:
         return dict(zip(asked, answers, strict=True))
 
     async def _ask(self, machine: str, method: str, said: Mapping[str, Any]) -> Any:
-        begun_s = SYSTEM_CLOCK.wall_s()
+        asked_s = SYSTEM_CLOCK.wall_s()
         told = await self._others.ask(machine, method, said, OTHERS_S)
-        if told is not None and "time_s" in told:
-            told["clock_s"] = round(told.pop("time_s") - (begun_s + SYSTEM_CLOCK.wall_s()) / 2, 3)
+        if told is not None and "times_s" in told:
+            # as NTP (RFC 5905, 8): what the other needed for its answer, which may be measuring every agent, does not count
+            heard_s, answered_s = told.pop("times_s")
+            told["clock_s"] = round(((heard_s - asked_s) + (answered_s - SYSTEM_CLOCK.wall_s())) / 2, 3)
         return told
 
     # -- of this machine
@@ -128,17 +130,20 @@ class Views:
         return await self._here.memory_mb() if measured else {}
 
     async def _own_node(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        heard_s = SYSTEM_CLOCK.wall_s()
         memory = await self._memory(bool(asked.get("memory")))
-        return {**self._here.own(), "memory": dict(memory), "time_s": SYSTEM_CLOCK.wall_s()}
+        return {**self._here.own(), "memory": dict(memory), "times_s": [heard_s, SYSTEM_CLOCK.wall_s()]}
 
     async def _own_events(self, _: Mapping[str, Any]) -> dict[str, Any]:
         return self._here.events_seen()
 
     async def _own_logs(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        heard_s = SYSTEM_CLOCK.wall_s()
         agents = {id: (self._here.log_of(id), cursor) for id, cursor in _asked(asked).items()}
         lines = min(int(asked.get("lines") or 0), MAX_LINES)
         # on a thread: a disk may be slow, and a node must answer
-        return {"agents": await asyncio.to_thread(_read, agents, lines), "time_s": SYSTEM_CLOCK.wall_s()}
+        pieces = await asyncio.to_thread(_read, agents, lines)
+        return {"agents": pieces, "times_s": [heard_s, SYSTEM_CLOCK.wall_s()]}
 
 
 def _read(agents: Mapping[AgentId, tuple[str, int | None]], lines: int) -> dict[str, dict[str, Any]]:

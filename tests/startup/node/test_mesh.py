@@ -145,8 +145,8 @@ async def test_two_nodes_find_each_other_and_know_each_others_rows(tmp_path: Pat
         await n.ears.until(lambda: "m/A" in n.ears.known)
         assert m.mesh.endpoint is not None
         assert m.mesh.endpoint.startswith("tcp://127.0.0.1:")
-        assert m.mesh.states() == {"n": "alive"}
-        assert n.mesh.numbers() == {"m": 1}
+        assert m.mesh.circle.states() == {"n": "alive"}
+        assert n.mesh.circle.numbers() == {"m": 1}
 
 
 async def test_changed_rows_are_told_in_order_and_the_last_word_counts(tmp_path: Path) -> None:
@@ -164,10 +164,12 @@ async def test_a_node_that_starts_anew_is_learnt_anew_from_both_sides(tmp_path: 
     async with side(tmp_path, "m", others={"n"}) as m:
         async with side(tmp_path, "n", others={"m"}):
             await m.ears.until(lambda: "n/A" in m.ears.known)
-        await m.ears.until(lambda: m.mesh.states()["n"] == "suspect")
+        await m.ears.until(lambda: m.mesh.circle.states()["n"] == "suspect")
         async with side(tmp_path, "n", others={"m"}, incarnation=2) as n:
             n.ears.rows[0] = replace(n.ears.rows[0], version=0, reason="new life")
-            await m.ears.until(lambda: m.ears.known["n/A"].reason == "new life" and m.mesh.states()["n"] == "alive")
+            await m.ears.until(
+                lambda: m.ears.known["n/A"].reason == "new life" and m.mesh.circle.states()["n"] == "alive"
+            )
             await n.ears.until(lambda: "m/A" in n.ears.known)
 
 
@@ -175,17 +177,17 @@ async def test_a_node_that_is_gone_from_a_machine_that_answers_is_absent_and_a_w
     async with side(tmp_path, "m", others={"n"}) as m:
         async with side(tmp_path, "n", others={"m"}) as n:
             await m.ears.until(lambda: "n/A" in m.ears.known)
-            assert m.mesh.unreachable() == frozenset()
+            assert m.mesh.circle.unreachable() == frozenset()
             await n.mesh.close()
-            await m.ears.until(lambda: m.mesh.states()["n"] == "absent")
-            assert (m.mesh.unreachable(), m.mesh.silent()) == ({"n"}, frozenset())
+            await m.ears.until(lambda: m.mesh.circle.states()["n"] == "absent")
+            assert (m.mesh.circle.unreachable(), m.mesh.circle.silent()) == ({"n"}, frozenset())
         async with side(tmp_path, "n", others={"m"}, incarnation=2):
-            await m.ears.until(lambda: m.mesh.states()["n"] == "alive")
+            await m.ears.until(lambda: m.mesh.circle.states()["n"] == "alive")
 
 
 async def test_a_node_that_never_came_is_unreachable_after_its_time(tmp_path: Path) -> None:
     async with side(tmp_path, "m", others={"n"}) as m:
-        await m.ears.until(lambda: m.mesh.states()["n"] == "unreachable")
+        await m.ears.until(lambda: m.mesh.circle.states()["n"] == "unreachable")
 
 
 async def test_a_node_that_says_bye_leaves_its_last_rows_and_no_alarm(tmp_path: Path) -> None:
@@ -197,7 +199,7 @@ async def test_a_node_that_says_bye_leaves_its_last_rows_and_no_alarm(tmp_path: 
             await n.mesh.bye()
             assert m.ears.known["n/A"].phase is Phase.STOPPED
         await asyncio.sleep(TIMES.unreachable_s * 1.5)  # the time in which silence would be news
-        assert m.mesh.states() == {"n": "left"}
+        assert m.mesh.circle.states() == {"n": "left"}
 
 
 async def test_memory_is_asked_of_the_others(tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ async def test_a_machine_that_does_not_answer_is_told_apart(tmp_path: Path) -> N
 async def test_a_machine_that_left_the_fleet_is_forgotten(tmp_path: Path) -> None:
     async with side(tmp_path, "m", others={"n"}) as m:
         m.mesh.expect({"m": None})
-        assert m.mesh.states() == {}
+        assert m.mesh.circle.states() == {}
 
 
 async def test_garbage_from_a_peer_is_refused_and_hurts_nobody(tmp_path: Path) -> None:
@@ -240,10 +242,10 @@ async def test_a_machine_that_nobody_expects_is_not_noted_without_end(
 ) -> None:
     async with side(tmp_path, "m", others={"n"}) as m, side(tmp_path, "n", others={"m"}) as n:
         await n.ears.until(lambda: "m/A" in n.ears.known)
-        monkeypatch.setattr("startup.node.mesh.MAX_MACHINES", 1)
+        monkeypatch.setattr("startup.node.mesh_circle.MAX_MACHINES", 1)
         with pytest.raises(BadRequest, match="the fleet file names them"):
             await n.mesh._ask(n.mesh._peers["m"], "mesh.beat", {"machine": name, "rows": None})
-        assert set(m.mesh.states()) == {"n"}
+        assert set(m.mesh.circle.states()) == {"n"}
 
 
 @pytest.mark.parametrize(
