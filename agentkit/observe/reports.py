@@ -54,7 +54,7 @@ PROCESS: Final = "process"
 MANY: Final = "more kinds of error than are kept apart"
 
 _SECRET_NAME: Final = re.compile(
-    r"pass(word|wd|phrase)|secret|token|api_?key|private_?key|credential|authoriz|cookie", re.IGNORECASE
+    r"pass(word|wd|phrase)|secret|token|api[_-]?key|private[_-]?key|credential|authoriz|cookie", re.IGNORECASE
 )
 _URL_PASSWORD: Final = re.compile(r"(?<=://)[^/\s@:]{0,200}:[^/\s@]{1,200}@")
 _HIDDEN: Final = "***"
@@ -137,6 +137,11 @@ def _without_secrets(text: str, hide: Iterable[str]) -> str:
     return _URL_PASSWORD.sub(f"{_HIDDEN}@", text) if "://" in text else text
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether what stands under that name is kept from being shown."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def text_of(value: object) -> str:
     """What `value` says of itself, should it manage to."""
     try:
@@ -166,7 +171,7 @@ def context_of(given: Mapping[str, Any], hide: Iterable[str] = ()) -> dict[str, 
             kept["…"] = f"{len(given) - len(kept)} more fields"
             break
         name = shown(text_of(key), 60)
-        kept[name] = _HIDDEN if _SECRET_NAME.search(name) else _value(value, hide)
+        kept[name] = _HIDDEN if is_secret_name(name) else _value(value, hide)
     return kept
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, Literal
 
 import msgpack
 
@@ -17,6 +17,16 @@ CONTROL_VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """How the nodes come to a revision that `apply` made (plan/rollout.py)."""
+
+    base: int  #: number of the revision before it
+    base_digest: str
+    max_unavailable: int  #: so many agents are being replaced at a time, in the whole cluster
+    on_failure: Literal["roll back", "halt", "go on"] = "roll back"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
     """Only operators' commands make a new one, by compare-and-set on each node in name order."""
 
@@ -25,7 +35,10 @@ class Revision:
     time_s: float  #: seconds since the epoch, on the author's machine
     fleet: Fleet
     stopped: frozenset[AgentId] = frozenset()  #: by operators; everything else that is enabled shall run
+    scaled: Mapping[str, int] = field(default_factory=dict)  #: machine/name -> slots, where an operator said how many
     down: bool = False  #: everything stops, then the nodes exit
+    rollout: Rollout | None = None  #: None: everything that changes is replaced at once
+    note: str = ""  #: why it was made, when that was not its author's own wish
     control_version: int = CONTROL_VERSION
 
     def to_wire(self) -> dict[str, Any]:
@@ -37,6 +50,9 @@ class Revision:
             "fleet": self.fleet.to_wire(),
             "stopped": sorted(str(id) for id in self.stopped),
             "down": self.down,
+            "scaled": dict(self.scaled),
+            "rollout": asdict(self.rollout) if self.rollout else None,
+            "note": self.note,
         }
 
     @classmethod
@@ -52,11 +68,15 @@ class Revision:
             fleet=fleet_from_wire(data["fleet"]),
             stopped=frozenset(AgentId.parse(text) for text in data["stopped"]),
             down=bool(data["down"]),
+            scaled={str(agent): int(number) for agent, number in data.get("scaled", {}).items()},
+            rollout=Rollout(**data["rollout"]) if data.get("rollout") else None,
+            note=str(data.get("note", "")),
         )
 
     def digest(self) -> str:
         """Equal for revisions that want the same, whoever wrote them and when."""
-        facts = (self.fleet.digest(), sorted(str(id) for id in self.stopped), self.down, self.control_version)
+        stopped = sorted(str(id) for id in self.stopped)
+        facts = (self.fleet.digest(), stopped, sorted(self.scaled.items()), self.down, self.control_version)
         return hashlib.blake2b(msgpack.packb(facts), digest_size=8).hexdigest()
 
     def summary(self) -> dict[str, Any]:
@@ -68,6 +88,7 @@ class Revision:
             "time_s": self.time_s,
             "down": self.down,
             "stopped": sorted(str(id) for id in self.stopped),
+            "note": self.note,
         }
 
     def numbered(self, number: int) -> Revision:

@@ -9,11 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgpack
 
 from agentkit.names import AgentId, AgentName, MachineName, is_loopback
+
+#: Keys of an agent that its process does not know of: when one changes, the process goes on.
+FOLLOWED: Final = frozenset(
+    {"source", "dependencies", "required", "enabled", "group", "restart", "problem", "on_error", "roll"}
+)
 
 Condition = Literal["healthy", "started", "completed"]
 RestartMode = Literal["on-failure", "always", "never"]
@@ -164,20 +169,7 @@ class AgentSpec:
 
     def digest(self) -> str:
         """Changes exactly when a running process would have to be restarted to follow the spec (dependencies do not count)."""
-        irrelevant = (
-            "source",
-            "dependencies",
-            "required",
-            "enabled",
-            "group",
-            "restart",
-            "problem",
-            "on_error",
-            "roll",
-        )
-        return _digest(
-            {found.name: getattr(self, found.name) for found in fields(self) if found.name not in irrelevant}
-        )
+        return _digest({found.name: getattr(self, found.name) for found in fields(self) if found.name not in FOLLOWED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
