@@ -12,15 +12,16 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Final, Unpack
 
-from agentkit.agent.context import serving, span_of_call
-from agentkit.agent.course import IDEMPOTENCY_KEY, Board, CallOptions, Course, Route, for_stream
+from agentkit.agent.beginning import begin
+from agentkit.agent.context import serving
+from agentkit.agent.course import Board, CallOptions, Course, Route, for_stream
 from agentkit.agent.dialing import Dialer
 from agentkit.agent.fallbacks import LAST_ANSWER, NOTHING, Declared, Fallbacks
 from agentkit.clock import now_s
 from agentkit.directory.base import AgentRecord
 from agentkit.errors import BadRequest, CallCancelled, CallError
 from agentkit.names import AgentId, Incarnation
-from agentkit.observe.trace import TRACEPARENT, Tracer
+from agentkit.observe.trace import Tracer
 from agentkit.resilience.deadline import Deadline
 from agentkit.resilience.policy import Balance, CallPolicies
 from agentkit.transport.blocking import BlockingChannel
@@ -90,18 +91,10 @@ class BlockingCaller:
             content = self._packer().pack_to_share(arguments)
         except values.Unsendable as exc:
             raise BadRequest(f"{target}.{method}: {exc}") from exc
-        meta: dict[str, Any] = {}
-        if idempotency_key is not None:
-            meta[IDEMPOTENCY_KEY] = idempotency_key
-            key = idempotency_key if key is None else key  # who keeps the answer is one instance
-        outer = serving()
-        outer_at_s = None if outer is None else outer.at_s
-        course = Course(
-            self.board, target, method, now_s(), timeout=timeout, outer_at_s=outer_at_s, attempts=attempts, balance=balance, key=key
+        course, span, meta = begin(
+            self.board, self.tracer, serving(), target, method,
+            timeout=timeout, attempts=attempts, balance=balance, key=key, idempotency_key=idempotency_key,
         )  # fmt: skip
-        span = span_of_call(self.tracer, outer, target, method)
-        if span is not None:
-            meta[TRACEPARENT] = span.traceparent
         try:
             with span or nullcontext():
                 result = self._run(course, target, method, arguments, content, meta)
@@ -182,11 +175,7 @@ class BlockingCaller:
             content = self._packer().pack(arguments or {})
         except values.Unsendable as exc:
             raise BadRequest(f"{target}.{method}: {exc}") from exc
-        outer = serving()
-        outer_at_s = None if outer is None else outer.at_s
-        course = Course(self.board, target, method, now_s(), outer_at_s=outer_at_s, **for_stream(options))
-        span = span_of_call(self.tracer, outer, target, method)
-        meta = {} if span is None else {TRACEPARENT: span.traceparent}
+        course, span, meta = begin(self.board, self.tracer, serving(), target, method, **for_stream(options))
         with span or nullcontext():
             yield from self._results(course, target, method, arguments or {}, content, meta)
 

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Any, Unpack
 
-from agentkit.agent.context import serving, span_of_call
-from agentkit.agent.course import IDEMPOTENCY_KEY, Board, CallOptions, Course, Route, for_stream
+from agentkit.agent.beginning import begin
+from agentkit.agent.context import serving
+from agentkit.agent.course import Board, CallOptions, Course, Route, for_stream
 from agentkit.agent.dialing import Dialer
 from agentkit.agent.fallbacks import LAST_ANSWER, NOTHING, Declared, Fallbacks
 from agentkit.agent.streaming import PeerCall, Results, StreamingCall, source_of
@@ -18,7 +19,7 @@ from agentkit.clock import now_s
 from agentkit.directory.base import AgentRecord, Directory
 from agentkit.errors import BadRequest, CallCancelled, CallError, PeerLost
 from agentkit.names import AgentId, Incarnation
-from agentkit.observe.trace import TRACEPARENT, Span, Tracer
+from agentkit.observe.trace import Span, Tracer
 from agentkit.resilience.deadline import Deadline
 from agentkit.resilience.policy import Balance, CallPolicies
 from agentkit.transport.channel import Channel
@@ -78,19 +79,11 @@ class Caller:
         or not), or LAST_ANSWER (default: what a method with `@fallback` returns, if there is one)."""
         if arguments is None:
             arguments = {}
-        meta: dict[str, Any] = {}
-        if idempotency_key is not None:
-            meta[IDEMPOTENCY_KEY] = idempotency_key
-            key = idempotency_key if key is None else key  # who keeps the answer is one instance
-        outer = serving()
-        outer_at_s = None if outer is None else outer.at_s
-        course = Course(
-            self.board, target, method, now_s(), timeout=timeout, outer_at_s=outer_at_s, attempts=attempts, balance=balance, key=key
+        course, span, meta = begin(
+            self.board, self.tracer, serving(), target, method,
+            timeout=timeout, attempts=attempts, balance=balance, key=key, idempotency_key=idempotency_key,
         )  # fmt: skip
         content: Unsent | None = None
-        span = span_of_call(self.tracer, outer, target, method)
-        if span is not None:
-            meta[TRACEPARENT] = span.traceparent
         try:
             try:
                 content = self._pack(arguments)
@@ -154,15 +147,13 @@ class Caller:
 
         The call begins with the first result that is asked for. Its time is the time of the whole stream. Leaving the loop cancels
         the handler; a reader that is slow holds it back. `options`: those of `call`."""
-        outer = serving()
-        outer_at_s = None if outer is None else outer.at_s
+        outer = serving()  # now, not when the first result is asked for: that may be in another's name
 
-        def begin() -> StreamingCall:
-            course = Course(self.board, target, method, now_s(), outer_at_s=outer_at_s, **for_stream(options))
-            span = span_of_call(self.tracer, outer, target, method)
+        def begun() -> StreamingCall:
+            course, span, _ = begin(self.board, self.tracer, outer, target, method, **for_stream(options))
             return self._streaming(target, method, arguments or {}, course, span, takes=True)
 
-        return Results(begin)
+        return Results(begun)
 
     def _streaming(
         self, target: str, method: str, arguments: Mapping[str, Any], course: Course, span: Span | None, *, takes: bool
