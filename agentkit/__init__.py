@@ -19,12 +19,13 @@ __version__: Final = VERSION
 
 if TYPE_CHECKING:
     from agentkit.agent.base import BaseAgent as BaseAgent
-    from agentkit.agent.base import NotRunning as NotRunning
     from agentkit.agent.decorators import every as every
     from agentkit.agent.decorators import health_check as health_check
     from agentkit.agent.decorators import rpc as rpc
     from agentkit.agent.fallbacks import LAST_ANSWER as LAST_ANSWER
     from agentkit.agent.fallbacks import fallback as fallback
+    from agentkit.agent.leading import Leader as Leader
+    from agentkit.agent.leading import Term as Term
     from agentkit.agent.subscriptions import subscribe as subscribe
     from agentkit.client import BlockingClient as BlockingClient
     from agentkit.client import Client as Client
@@ -62,10 +63,16 @@ if TYPE_CHECKING:
         InternalError as InternalError,
     )
     from agentkit.errors import (
+        LeadershipLost as LeadershipLost,
+    )
+    from agentkit.errors import (
         NoNode as NoNode,
     )
     from agentkit.errors import (
         NotFound as NotFound,
+    )
+    from agentkit.errors import (
+        NotRunning as NotRunning,
     )
     from agentkit.errors import (
         Overloaded as Overloaded,
@@ -113,7 +120,7 @@ if TYPE_CHECKING:
 _HOMES: Final = {
     # authors' classes and marks
     "BaseAgent": "agentkit.agent.base",
-    "NotRunning": "agentkit.agent.base",
+    "NotRunning": "agentkit.errors",
     "every": "agentkit.agent.decorators",
     "fallback": "agentkit.agent.fallbacks",
     "health_check": "agentkit.agent.decorators",
@@ -126,6 +133,10 @@ _HOMES: Final = {
     "CallPolicy": "agentkit.resilience.policy",
     "LAST_ANSWER": "agentkit.agent.fallbacks",
     "ServePolicy": "agentkit.resilience.policy",
+    # one leader among many
+    "Leader": "agentkit.agent.leading",
+    "LeadershipLost": "agentkit.errors",
+    "Term": "agentkit.agent.leading",
     # calls from scripts
     "BlockingClient": "agentkit.client",
     "Client": "agentkit.client",

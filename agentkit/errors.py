@@ -5,6 +5,8 @@
     ├── StartupError             an agent could not be brought up (its own code raised, or took too long)
     ├── NoNode                   no node of the cluster answers on this machine
     ├── PoolFull, PoolClosed     no raw socket can be lent: all are in use, or the agent stops
+    ├── NotRunning               something needs the running agent, and that is not running yet, or any more
+    ├── LeadershipLost           the term in which this agent led is over
     └── CallError                every way in which a call can end without an answer
         ├── not run, certainly:  AgentUnknown, Unreachable, Unauthenticated, Forbidden, BadRequest, UnknownMethod,
         │                        Overloaded, Draining, TooLarge, UnsupportedVersion
@@ -54,6 +56,18 @@ class PoolFull(AgentkitError, TimeoutError):
 
 class PoolClosed(AgentkitError):
     """A socket was asked for after its pool was closed: the agent has stopped."""
+
+
+class NotRunning(AgentkitError, RuntimeError):
+    """Something that needs the running agent was used before `on_start` or after `on_stop`."""
+
+
+class LeadershipLost(AgentkitError):
+    """The term is over: another agent may lead from now on. Raised by `async with self.leader(name)` when its body was cancelled."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: this agent does not lead any more: {why}")
+        self.name, self.why = name, why
 
 
 class CallError(AgentkitError):

@@ -20,6 +20,7 @@ from agentkit.agent.dispatch import Dispatcher
 from agentkit.agent.event_client import route_by
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.fallbacks import fallbacks_of
+from agentkit.agent.leading import Leading
 from agentkit.agent.own_keys import AgentKeys
 from agentkit.agent.policies import calling_of, serving_of
 from agentkit.agent.selfreport import SelfReports
@@ -112,6 +113,7 @@ class AgentRuntime:
         self._directory: Directory = directory or self._own_directory()
         node = self._directory if isinstance(self._directory, MeshDirectory) else None
         self._courier = Courier(agent._error_bus, settings.sender, node.ask if node else None)
+        self.leading = Leading(settings.sender, node)
         policies, fallbacks = calling_of(agent), fallbacks_of(agent)
         self.caller = Caller(
             self._me,
@@ -146,6 +148,7 @@ class AgentRuntime:
             agent,
             self.events,
             self.reports,
+            self.leading,
             is_task=settings.kind == "task",
             spawn=self._spawn,
             end=self.request_stop,
@@ -322,6 +325,7 @@ class AgentRuntime:
 
     async def _close(self) -> None:
         self.phase = "stopped"
+        self.leading.close()
         self._courier.close()
         for timer in (self._counters_timer, self._attach_timer):
             if timer is not None:
@@ -369,6 +373,7 @@ class AgentRuntime:
                 self.request_stop()
             return
         self._keys.watch(directory)
+        self.leading.connected()
         await self.events.reconnected()
         if self._was_ready and self.running:
             self._teller.ready(self.agent.methods, self._checks.board.verdict, self._listeners)

@@ -17,11 +17,12 @@ from agentkit.agent.context import serving
 from agentkit.agent.course import CallOptions
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.handlers import Method, methods_of
+from agentkit.agent.leading import Leader, Leading
 from agentkit.agent.policies import methods_under
 from agentkit.agent.streaming import Results
 from agentkit.agent.subscriptions import check_subscribers
 from agentkit.errorbus import ErrorBus
-from agentkit.errors import AgentkitError, ConfigError
+from agentkit.errors import ConfigError, NotRunning
 from agentkit.observe.log import Logger, get_logger
 from agentkit.observe.reports import Severity
 from agentkit.observe.trace import Tracer
@@ -39,6 +40,7 @@ class Wiring(Protocol):
     blocking_caller: BlockingCaller
     sockets: SocketPool
     events: AgentEvents
+    leading: Leading
     tracer: Tracer
     loop: asyncio.AbstractEventLoop
     running: bool
@@ -49,10 +51,6 @@ class Wiring(Protocol):
     @property
     def health_port(self) -> int | None: ...
     def report_error(self, severity: str, message: str) -> None: ...
-
-
-class NotRunning(AgentkitError, RuntimeError):
-    """Something that needs the running agent was used before `on_start` or after `on_stop`."""
 
 
 class BaseAgent:
@@ -188,6 +186,12 @@ class BaseAgent:
             await published
         else:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(published, wired.loop))
+
+    def leader(self, name: str) -> Leader:
+        """One leader among all agents that ask for `name`: `async with self.leader("indexer") as term:`, `.lead(work)`, `.is_leader`.
+
+        Of the agents of this machine; with `registry: consul`, of the whole cluster (docs/leadership.md). Waits for nothing by itself."""
+        return self._wired.leading.leader(name)
 
     @property
     def sockets(self) -> SocketPool:

@@ -1,5 +1,5 @@
-"""What only one process of an agent may do at a time: `run`, `@every`, `@subscribe`. Calls may be served by two while one follows the
-other; these wait until the gate says that the predecessor is gone."""
+"""What only one process of an agent may do at a time: `run`, `@every`, `@subscribe`, leading. Calls may be served by two while one follows
+the other; these wait until the gate says that the predecessor is gone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from agentkit.agent.events import AgentEvents
+from agentkit.agent.leading import Leading
 from agentkit.agent.selfreport import SelfReports
 from agentkit.agent.upkeep import repeating
 from agentkit.observe.log import get_logger
@@ -29,6 +30,7 @@ class Single:
         agent: Any,
         events: AgentEvents,
         reports: SelfReports,
+        leading: Leading,
         *,
         is_task: bool,
         spawn: Callable[[str, Callable[[], Awaitable[None]]], None],
@@ -40,6 +42,7 @@ class Single:
         self._agent = agent
         self._events = events
         self._reports = reports
+        self._leading = leading
         self._is_task = is_task
         self._spawn = spawn
         self._end = end
@@ -54,6 +57,8 @@ class Single:
         return self._gate is not None
 
     def watch_gate(self) -> None:
+        """Called by the task that runs `on_start` next."""
+        self._leading.starting()
         if self._gate is not None:
             self._gate.watch(self._opened, self._lost)
 
@@ -69,6 +74,7 @@ class Single:
             return
         if not self._takes_events:
             self._spawn("events", self._take_events)
+        self._leading.open()
         for name, repeat in repeating(self._agent, self._reports.every_failed):
             self._spawn(name, repeat)
         run = getattr(self._agent, "run", None)
@@ -76,6 +82,7 @@ class Single:
             self._spawn("run", lambda: self._guard_run(run))
 
     def close(self) -> None:
+        self._leading.no_more()
         if self._gate is not None:
             self._gate.close()
 

@@ -119,7 +119,7 @@ class Checks:
 
 
 def repeating(
-    owner: object, on_failed: Callable[[str, BaseException], bool] = lambda *_: True
+    owner: Any, on_failed: Callable[[str, BaseException], bool] = lambda *_: True
 ) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
     """(name, endless coroutine function) for each `@every` method. `on_failed`: whether what it raised is to be logged."""
 
@@ -136,6 +136,9 @@ def repeating(
                 # late rather than in a burst: runs that were missed are left out
                 due_s = max(due_s + options.interval_s, now_s())
 
-        return loop
+        async def lead() -> None:
+            await owner.leader(options.leader).lead(lambda _: loop())
+
+        return lead if options.leader else loop
 
     return [(name, repeat(name, function, options)) for name, function, options in marked(type(owner), Every)]

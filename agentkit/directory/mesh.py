@@ -87,12 +87,16 @@ class MeshDirectory:
         finally:
             self._replies.pop(id, None)
 
-    def watch(self, operation: str, on_event: Callable[[Any], None]) -> None:
+    def watch(self, operation: str, on_event: Callable[[Any], None], **arguments: Any) -> None:
         """Hear the events of an operation that goes on telling, for as long as this connection lasts: to be asked for in
         `on_connected`. Unreachable: it has gone already."""
+        self._watched[self.say(operation, **arguments)] = on_event
+
+    def say(self, operation: str, **arguments: Any) -> int:
+        """Tell the node; its answer, if any, is not waited for. Unreachable: it is away. Returns the request's number."""
         if self._writer is None:
             raise Unreachable(f"the node at {self.path} went away")
-        self._watched[self._send(operation, {})] = on_event
+        return self._send(operation, arguments)
 
     async def close(self) -> None:
         self._is_closed = True
@@ -200,6 +204,8 @@ class MeshDirectory:
         if (hear := self._watched.get(id)) is not None:
             if kind == "event":
                 hear(content)
+            else:
+                log.error("directory.refused", why=str(content)[:500])
             return
         future = self._replies.get(id)
         if future is None or future.done():

@@ -38,6 +38,7 @@ from startup.node.hands import Hands, Running
 from startup.node.itself import Itself
 from startup.node.key_words import KeyWords
 from startup.node.keys import NodeKeys
+from startup.node.leaders import Leaders
 from startup.node.listeners import backlog_warning
 from startup.node.memory import Remembering
 from startup.node.mesh import Mesh
@@ -154,6 +155,8 @@ class Node:
         self._errors.on_stored = self._rules.stored
         self._registry = Registry(places.machine, self._table, on_sighted=self._see_others)
         self._hands.before_end = self._registry.leaving
+        self._leaders = Leaders(places, incarnations, self._hands.looks_after)
+        self._hands.on_left = self._leaders.ended
         feeds = Feeds(self._table)
         self._table.listen(self._tell_others)
         operations = Operations(
@@ -172,7 +175,9 @@ class Node:
                 "registry": lambda _: self._registry.facts(),
                 **self._errors.operations,
                 **self._key_words.operations,
+                **self._leaders.operations,
             },
+            telling=self._leaders.telling,
         )
         self._server = ControlServer(places.control, operations.handle)
         self._mesh.control = RemoteControl(operations.handle)
@@ -210,6 +215,7 @@ class Node:
                 random=self._random,
             )
             self._rules.begin(remembered)
+            self._leaders.begin()
             self._fence.begin(revision)
             log.info("node.adopted", adopted=found.adopted, outlived=found.outlived, ended=found.ended)
             if revision.down and not (found.adopted or found.outlived):
@@ -247,6 +253,7 @@ class Node:
             self._rotate_timer.cancel()
         await self._zygote.stop()
         self._rules.close()
+        self._leaders.close()
         self._fence.close()
         await self._errors.close()
         await self._hands.close()
@@ -344,6 +351,7 @@ class Node:
         self._core.desire(revision, self.turns.now_s())
         self._mesh.pace(revision.fleet.mesh.suspect_s, revision.fleet.mesh.unreachable_s)
         self._registry.revised(revision.fleet)
+        self._leaders.revised(revision.fleet)
         self._mesh.expect({machine.name: node_endpoint(machine) for machine in revision.fleet.machines})
         self._forget_removed()
         self.turns.soon()

@@ -90,6 +90,7 @@ class Hands:
         self.on_lent: Callable[[Running], None] = lambda _: None  #: a process that nobody tells the end of
         #: What has to be done before an agent is told to go: it leaves the registry, then it drains. None: nothing has
         self.before_end: Callable[[AgentId], Awaitable[None] | None] = lambda _: None
+        self.on_left: Callable[[Incarnation], None] = lambda _: None  #: nothing of a process is left
         self.on_known: Callable[[Running], None] = lambda _: None  #: from now on it is known whose pid this is
         self._turns = turns
         self._core = turns.core
@@ -137,6 +138,11 @@ class Hands:
         """The process that a slot is known by."""
         p = self._core.processes.get(id)
         return self.running.get(p.incarnation) if p is not None else None
+
+    def looks_after(self, id: AgentId, incarnation: Incarnation) -> bool:
+        """Whether a process that says so is one of ours."""
+        running = self.running.get(incarnation)
+        return running is not None and running.id == id
 
     def mains(self) -> dict[AgentId, Running]:
         """Those by which their slots are known."""
@@ -285,6 +291,7 @@ class Hands:
         left = await self._endgame.sweep(running.pid, int(running.incarnation))
         if left:
             log.error("agent.leftovers", agent=str(running.id), pids=[found.pid for found in left])
+        self.on_left(running.incarnation)
         now_s = self._turns.now_s()
         self._tell(running.id, running.incarnation, lambda p: proc.exited(p, code, now_s, self._random))
 

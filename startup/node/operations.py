@@ -55,8 +55,9 @@ class Operations:
         keys: NodeKeys,
         *,
         more: Mapping[str, Callable[[Mapping[str, Any]], Any]] | None = None,
+        telling: Mapping[str, Callable[[Asker, int, Mapping[str, Any]], Telling]] | None = None,
     ) -> None:
-        """`more`: operations that others perform."""
+        """`more`: operations that others perform. `telling`: those that go on telling."""
         self._owner = owner
         self._itself = itself
         self._turns = turns
@@ -84,6 +85,7 @@ class Operations:
             **keys.operations,
             **(more or {}),
         }
+        self._telling = {"watch_keys": lambda asker, number, _: keys.watch(asker, number), **(telling or {})}
 
     def handle(self, conversation: Asker, id: int, operation: str, arguments: Mapping[str, Any]) -> Any:
         """A result, an awaitable of one, or a Telling."""
@@ -94,11 +96,11 @@ class Operations:
             name = str(arguments["name"])
             self._feeds.follow(conversation, id, name)
             return Telling(lambda: self._feeds.unfollow(conversation, id, name))
-        if operation == "watch_keys":
-            return self._keys.watch(conversation, id)
+        if operation in self._telling:
+            return self._telling[operation](conversation, id, arguments)
         perform = self._operations.get(operation)
         if perform is None:
-            known = ", ".join(sorted([*self._operations, "watch", "directory", "watch_keys"]))
+            known = ", ".join(sorted([*self._operations, "watch", "directory", *self._telling]))
             raise BadRequest(f"no operation {operation!r}; there are {known}")
         return perform(arguments)
 

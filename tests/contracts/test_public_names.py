@@ -23,6 +23,7 @@ PUBLIC = {
     *("BaseAgent", "AgentConfig", "rpc", "every", "health_check", "NotRunning"),
     *("Client", "BlockingClient", "AgentId", "Deadline"),
     *("Event", "Delivery", "subscribe"),
+    *("Leader", "Term", "LeadershipLost"),
     *("CallPolicy", "ServePolicy", "fallback", "LAST_ANSWER"),
     *("Shared", "SocketPool", "PoolStatistics", "PoolFull", "PoolClosed"),
     *("AgentkitError", "ConfigError", "StartupError", "NoNode", "CallError"),

@@ -1,0 +1,262 @@
+"""Leaders among the agents of this machine, told over their connections. Who leads is decided by plan/contests.py, and by whoever has the
+locks of names: this node alone (`registry: mesh`), or Consul for all nodes.
+
+    lead {name id incarnation claims}      goes on telling: `{fence until_s}` when it is elected, `{until_s}` later, `{lost: why}`
+    resign {name id incarnation fence}     it leads no more; or does not want to any more
+
+A term is written down before its leader hears of it, so that the next node knows it: in the run directory, because a term ends with its
+process, and that with the machine. `until_s` is on the machine's monotonic clock, which all its processes share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import msgpack
+
+from agentkit.errors import BadRequest
+from agentkit.names import AgentId, Incarnation, is_name
+from agentkit.observe.log import get_logger
+from startup.errors import Refused
+from startup.node.control_server import Asker, Telling
+from startup.node.paths import Places, write_atomically
+from startup.node.store import Incarnations
+from startup.plan.contests import Candidate, Contests, Deed, Elected, Lost, Release, Unwant, Want
+from startup.spec.fleet import Fleet
+
+log = get_logger("node.leaders")
+
+#: After a disk that takes nothing, in seconds.
+RETRY_S: Final = 5.0
+#: Names that agents of one machine can ask for: whatever they do, the file stays small.
+MAX_NAMES: Final = 1000
+
+
+class Locks(Protocol):
+    """Where a name's lock comes from. What is got or lost is told through callbacks, never from within a call."""
+
+    #: Whether a term that only its leader knows of can be believed.
+    believes: bool
+
+    @property
+    def until_s(self) -> float | None:
+        """Until when locks that are ours stay ours; None: until they are released."""
+        ...
+
+    def want(self, name: str) -> None: ...
+    def unwant(self, name: str) -> None: ...
+    def release(self, name: str, fence: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class OwnLocks:
+    """This node's own: nobody else asks for them."""
+
+    believes = True
+    until_s = None
+
+    def __init__(self, incarnations: Incarnations, on_got: Callable[[str, int], None]) -> None:
+        """Fences are incarnations: numbers that are never given twice, whatever dies."""
+        self._incarnations = incarnations
+        self._on_got = on_got
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def want(self, name: str) -> None:
+        self._later(name, 0.0)
+
+    def unwant(self, name: str) -> None:
+        if timer := self._timers.pop(name, None):
+            timer.cancel()
+
+    def release(self, name: str, fence: int) -> None: ...
+
+    def close(self) -> None:
+        for name in tuple(self._timers):
+            self.unwant(name)
+
+    def _later(self, name: str, after_s: float) -> None:
+        self._timers[name] = asyncio.get_running_loop().call_later(after_s, self._get, name)
+
+    def _get(self, name: str) -> None:
+        del self._timers[name]
+        try:
+            fence = self._incarnations.take()
+        except OSError as exc:
+            log.error("leader.not_elected", leader=name, error=str(exc))
+            self._later(name, RETRY_S)
+        else:
+            self._on_got(name, fence)
+
+
+class Leaders:
+    """One for a node."""
+
+    def __init__(
+        self, places: Places, incarnations: Incarnations, is_running: Callable[[AgentId, Incarnation], bool]
+    ) -> None:
+        """`is_running`: whether a process is one that this node looks after."""
+        self._file = places.run / "leaders"
+        self._machine = places.machine
+        self._is_running = is_running
+        self._loop = asyncio.get_running_loop()
+        self._contests = Contests()
+        self._ears: dict[tuple[str, Candidate], tuple[Asker, int]] = {}
+        self._own = OwnLocks(incarnations, self._got)
+        self._locks: Locks = self._own
+        self._fleet: Fleet | None = None
+        self._warned: set[str] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
+
+    # -- a node's life
+
+    def begin(self) -> None:
+        """What an earlier node had elected leads on if it is still there. After processes were adopted, before anybody can ask."""
+        try:
+            kept = msgpack.unpackb(self._file.read_bytes())
+            for name, (id, incarnation, fence) in kept["terms"].items():
+                candidate = Candidate(AgentId.parse(id), Incarnation(incarnation))
+                if self._is_running(*candidate):
+                    self._contests.resume(name, candidate, fence)
+                    log.info("leader.resumed", leader=name, agent=id, fence=fence)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, KeyError) as exc:
+            log.error("leaders.forgotten", file=str(self._file), error=repr(exc))
+
+    def revised(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def ended(self, incarnation: Incarnation) -> None:
+        """Nothing of a process is left."""
+        self._do(self._contests.ended(incarnation))
+
+    def close(self) -> None:
+        self._own.close()
+        for timer in self._timers:
+            timer.cancel()
+
+    # -- operations
+
+    @property
+    def operations(self) -> Mapping[str, Callable[[Mapping[str, Any]], Any]]:
+        return {"resign": self.resign, "leaders": self.told}
+
+    @property
+    def telling(self) -> Mapping[str, Callable[[Asker, int, Mapping[str, Any]], Telling]]:
+        return {"lead": self.lead}
+
+    def lead(self, asker: Asker, id: int, said: Mapping[str, Any]) -> Telling:
+        """Operation `lead`."""
+        name, candidate, claims = self._read(said, "claims")
+        if not self._is_running(*candidate):
+            raise Refused("gone", f"{candidate.id} of incarnation {candidate.incarnation} is not wanted any more")
+        if len(self._ears) >= MAX_NAMES and (name, candidate) not in self._ears:
+            raise Refused("overloaded", f"agents of this machine ask for {MAX_NAMES} leaders already")
+        self._ears[name, candidate] = (asker, id)
+        self._do(self._contests.stands(name, candidate, claims, is_believed=self._locks.believes))
+        self._warn(name, candidate)
+
+        def stop() -> None:
+            if self._ears.get((name, candidate)) == (asker, id):
+                del self._ears[name, candidate]
+                self._do(self._contests.unheard(name, candidate))
+
+        return Telling(stop)
+
+    def resign(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """Operation `resign`."""
+        name, candidate, _ = self._read(said, "fence")
+        self._ears.pop((name, candidate), None)
+        self._do(self._contests.resigns(name, candidate))
+        return {}
+
+    def told(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """Operation `leaders`: who leads on this machine."""
+        return {
+            "leaders": {
+                name: {
+                    "id": str(held.candidate.id),
+                    "incarnation": int(held.candidate.incarnation),
+                    "fence": held.fence,
+                    "until_s": self._locks.until_s,
+                }
+                for name, held in self._contests.held.items()
+                if not held.is_revoked
+            }
+        }
+
+    # -- what comes of it
+
+    def _got(self, name: str, fence: int) -> None:
+        self._do(self._contests.got(name, fence))
+
+    def _do(self, deeds: list[Deed]) -> None:
+        if any(not isinstance(deed, Want | Unwant) for deed in deeds) and not self._kept():
+            deeds = [undone for deed in deeds for undone in self._undone(deed)]
+        for deed in deeds:
+            match deed:
+                case Want(name):
+                    self._locks.want(name)
+                case Unwant(name):
+                    self._locks.unwant(name)
+                case Release(name, fence):
+                    self._locks.release(name, fence)
+                case Elected(name, candidate, fence):
+                    log.info("leader.elected", leader=name, agent=str(candidate.id), fence=fence)
+                    self._tell(name, candidate, {"fence": fence, "until_s": self._locks.until_s})
+                case Lost(name, candidate, why):
+                    log.warning("leader.lost", leader=name, agent=str(candidate.id), why=why)
+                    self._tell(name, candidate, {"lost": why})
+
+    def _undone(self, deed: Deed) -> list[Deed]:
+        """Nobody is elected who could not be written down."""
+        if not isinstance(deed, Elected):
+            return [deed]
+        self._timers.add(self._loop.call_later(RETRY_S, self._again, deed.name))
+        return self._contests.undone(deed.name)
+
+    def _again(self, name: str) -> None:
+        self._do(self._contests.again(name))
+
+    def _kept(self) -> bool:
+        """Whether the next node would know who leads."""
+        terms = {
+            name: (str(held.candidate.id), int(held.candidate.incarnation), held.fence)
+            for name, held in self._contests.held.items()
+        }
+        try:
+            write_atomically(self._file, msgpack.packb({"terms": terms}), durable=False)
+        except OSError as exc:
+            log.error("leaders.not_kept", file=str(self._file), error=str(exc))
+            return False
+        return True
+
+    def _tell(self, name: str, candidate: Candidate, event: Mapping[str, Any]) -> None:
+        if ear := self._ears.get((name, candidate)):
+            asker, id = ear
+            asker.tell(id, event)
+
+    def _read(self, said: Mapping[str, Any], number: str) -> tuple[str, Candidate, int]:
+        name = str(said["name"])
+        if not is_name(name):
+            raise BadRequest(f"name: got {name[:80]!r}, want a letter, then letters, digits, _ . or -")
+        candidate = Candidate(AgentId.parse(said["id"]), Incarnation(int(said["incarnation"])))
+        return name, candidate, int(said.get(number) or 0)
+
+    def _warn(self, name: str, candidate: Candidate) -> None:
+        """Once for each name: a leader for each machine may not be what was meant."""
+        if self._fleet is None or self._fleet.registry != "mesh" or name in self._warned:
+            return
+        others = sorted(
+            {spec.machine for spec in self._fleet.agents if spec.name == candidate.id.name} - {self._machine}
+        )
+        if others:
+            self._warned.add(name)
+            log.warning(
+                "leader.of_this_machine_only",
+                leader=name,
+                agent=str(candidate.id),
+                also_on=others,
+                hint="with `registry: mesh` each machine has a leader of its own; `registry: consul` elects one for all",
+            )
