@@ -5,22 +5,21 @@ On the event loop only; what may block runs on worker threads. Knows nothing of 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import os
-import traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agentkit.agent.context import Serving, current_call
 from agentkit.agent.course import IDEMPOTENCY_KEY
+from agentkit.agent.explaining import as_told, explained
 from agentkit.agent.handlers import Method
 from agentkit.agent.plain_verbs import PlainVerbs
 from agentkit.agent.received import streamed_arguments
 from agentkit.agent.sharing import Outcome, Sharing
 from agentkit.agent.turns import Turns
+from agentkit.agent.workers import Handler, Workers
 from agentkit.clock import now_s
 from agentkit.errors import (
     BadRequest,
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
     from agentkit.security.roles import Holder
 
 log = get_logger("agentkit.dispatch")
-
-Handler = Callable[..., Any]
 
 
 class Answers(Protocol):
@@ -83,7 +80,6 @@ class Dispatcher:
         self.on_counted: Callable[[], None] = lambda: None  #: a request was answered or refused
         self.on_failed: Callable[[str, BaseException], bool] = lambda *_: True  #: a handler raised; whether to log it
         self.last_progress_s: float | None = None
-        self.threads_stuck = 0
         every = (*methods.values(), fallback) if fallback else methods.values()
         self._bound: dict[str, Handler] = {m.name: functools.partial(m.function, owner) for m in every}
         self._turns = Turns(policy, every, start=self._start, refuse=self._drop, waited=meter.waited)
@@ -96,7 +92,7 @@ class Dispatcher:
         self._deadlines = DeadlineQueue(self._loop, self._on_deadline)
         self._next_key = 1
         self._works: dict[int, Serving] = {}
-        self._threads: ThreadPoolExecutor | None = None
+        self._workers = Workers(self._turns.threads)
         self._shows_tracebacks = bool(os.environ.get("AGENTKIT_DEBUG"))
 
     # -- Receiver -----------------------------------------------------------------------------------------------------
@@ -151,6 +147,11 @@ class Dispatcher:
         """Requests that run or wait."""
         return len(self._works)
 
+    @property
+    def threads_stuck(self) -> int:
+        """Worker threads whose call's deadline has passed."""
+        return self._workers.stuck
+
     def cancel_all(self, why: str) -> None:
         """The agent stops: what still runs is cancelled and its callers are told."""
         for work in tuple(self._works.values()):
@@ -166,11 +167,10 @@ class Dispatcher:
         return not left
 
     def close(self) -> None:
-        """Forget timers and threads. A thread that is stuck is left behind: nothing can end it."""
+        """Forget timers and threads."""
         self._deadlines.close()
         self._turns.close()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        self._workers.close()
 
     # -- before it runs -----------------------------------------------------------------------------------------------
 
@@ -256,7 +256,7 @@ class Dispatcher:
                 end = method.plain_result(result)
                 self.answers.answer(inbound, end)
             else:
-                result = await self._in_thread(work)
+                result = await self._workers.run(work, self._bound[method.name])
                 end = method.plain_result(result)
                 self.answers.answer(inbound, end)
         except asyncio.CancelledError:
@@ -264,7 +264,7 @@ class Dispatcher:
             outcome = end.code
             self._send_refusal(inbound, end)
         except CallError as error:
-            end = _as_told(error)
+            end = as_told(error)
             outcome = end.code
             self._send_refusal(inbound, end)
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever an author's code raises is the caller's answer
@@ -277,39 +277,12 @@ class Dispatcher:
                 self.sharing.ended(work, end, was_cut=was_cut)
             end = None  # an error holds its traceback, and that this frame
 
-    async def _in_thread(self, work: Serving) -> Any:
-        """Runs on a worker thread. A thread can't be cancelled: when the deadline passes its caller is told, and the
-        thread keeps its place and stays counted until it returns."""
-        call = functools.partial(_without_stop_iteration, self._bound[work.method.name], work.arguments)
-        future = self._loop.run_in_executor(self._pool(), contextvars.copy_context().run, call)
-        work.thread = future
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            if not future.done():
-                self.threads_stuck += 1
-                future.add_done_callback(self._on_unstuck)
-            raise
-
-    def _on_unstuck(self, future: asyncio.Future[Any]) -> None:
-        self.threads_stuck -= 1
-        if not future.cancelled():
-            future.exception()  # nobody waits for it any more
-
-    def _pool(self) -> ThreadPoolExecutor:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(self._turns.threads, thread_name_prefix="handler")
-        return self._threads
-
     def _explain(self, method: Method, exc: BaseException) -> CallError:
         if isinstance(exc, values.Unsendable):
             return HandlerError(f"{method.name} returned what can't be sent: {exc}", details={"type": "Unsendable"})
         if self.on_failed(method.name, exc):
             log.error("handler.failed", method=method.name, exc_info=exc)
-        details = {"type": type(exc).__qualname__}
-        if self._shows_tracebacks:
-            details["traceback"] = "".join(traceback.format_exception(exc))
-        return HandlerError(f"{type(exc).__qualname__}: {_text(exc)}", details=details)
+        return explained(exc, shows_traceback=self._shows_tracebacks)
 
     # -- after it ran -------------------------------------------------------------------------------------------------
 
@@ -399,26 +372,3 @@ class Dispatcher:
     def _send_refusal(self, inbound: Inbound, error: CallError) -> None:
         assert self.answers is not None
         self.answers.refuse(inbound, error)
-
-
-def _without_stop_iteration(handler: Handler, arguments: Mapping[str, Any]) -> Any:
-    """What `handler` returns. A future can't hold StopIteration: the call would never end."""
-    try:
-        return handler(**arguments)
-    except StopIteration as exc:
-        raise RuntimeError("the handler raised StopIteration") from exc
-
-
-def _text(exc: BaseException) -> str:
-    """What an author's exception says of itself, should it manage to."""
-    try:
-        return str(exc)
-    except Exception as failure:  # noqa: BLE001 - their __str__
-        return f"(its text could not be made: {type(failure).__name__})"
-
-
-def _as_told(error: CallError) -> CallError:
-    """A handler's own CallError crosses as itself, but never claims that nothing ran: something did."""
-    if error.retry_safe:
-        return type(error)(error.message, retry_safe=False, details=error.details)
-    return error
