@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from agentkit.directory.locate import is_answering, node_files, run_root
 from startup.cli.fitness import Facts
+from startup.node.bounds import foreseen
 from startup.node.paths import Places
 
 #: What must import; uvloop is among them. The names are those of modules.
@@ -59,6 +60,7 @@ def gather(
     limit, now = _tasks()
     owner, mode = _owner_and_mode(places.run)
     memory = _meminfo()
+    limits, why = foreseen(environ)
     return Facts(
         agents=agents,
         ports=frozenset(ports),
@@ -78,7 +80,8 @@ def gather(
         swap_used_mb=(memory.get("SwapTotal", 0) - memory.get("SwapFree", 0)) // 1024,
         overcommit=_number("/proc/sys/vm/overcommit_memory"),
         shm_free_mb=_free_mb(_SHARED_MEMORY) if _SHARED_MEMORY.is_dir() else None,
-        cgroup_version=_cgroup_version(),
+        limits=limits,
+        limits_why=why,
         run_dir=str(places.run),
         run_dir_owner=owner,
         run_dir_mode=mode,
@@ -155,12 +158,6 @@ def _meminfo() -> dict[str, int]:
     """In kB."""
     lines = (line.partition(":") for line in _text("/proc/meminfo").splitlines())
     return {key: int(value.split()[0]) for key, _, value in lines if value.split()}
-
-
-def _cgroup_version() -> int:
-    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
-        return 2
-    return 1 if Path("/sys/fs/cgroup/memory").is_dir() else 0
 
 
 def _cgroup_files(limit: str, used: str) -> tuple[int, int] | None:

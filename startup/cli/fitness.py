@@ -45,7 +45,8 @@ class Facts:
     swap_used_mb: int
     overcommit: int | None  #: vm.overcommit_memory
     shm_free_mb: int | None  #: /dev/shm
-    cgroup_version: int  #: 0: none
+    limits: str  #: what a node started here would hold its agents with
+    limits_why: str = ""  #: that nothing better is there
     run_dir: str  #: of one machine of the fleet: the longest path
     run_dir_owner: int | None = None  #: uid; None: it does not exist yet
     run_dir_mode: int | None = None
@@ -179,12 +180,13 @@ def shared_memory(facts: Facts) -> Finding:
     return _found("shared memory", good, value, ">= 16 MB free", fix, otherwise="warn")
 
 
-def cgroup(facts: Facts) -> Finding:
-    value = f"version {facts.cgroup_version}" if facts.cgroup_version else "none"
-    fix = "boot with systemd.unified_cgroup_hierarchy=1; without it limits are those of setrlimit"
-    return _found(
-        "cgroup", facts.cgroup_version == 2, value, "version 2, for limits of memory and CPU", fix, otherwise="warn"
+def limits(facts: Facts) -> Finding:
+    value = f"{facts.limits} ({facts.limits_why})" if facts.limits_why else facts.limits
+    need = "a cgroup of the node's own: limits of CPU, exact ones of memory, and of processes that hide"
+    fix = (
+        "start the node as a unit (`agentkit node unit`), with `systemd-run --user --scope -p Delegate=yes`, or as root"
     )
+    return _found("limits", facts.limits.startswith("cgroup"), value, need, fix, otherwise="warn")
 
 
 def run_dir_path(facts: Facts) -> Finding:
@@ -285,7 +287,7 @@ def user(facts: Facts) -> Finding:
 
 CHECKS: Final[tuple[Check, ...]] = (
     python_version, modules, uvloop, libzmq_version, curve, kernel, backlog, datagrams, open_files, tasks, memory, swap, overcommit,
-    shared_memory, cgroup, run_dir_path, run_dir_owner, state_dir, disk, ports, names, clock, timer, keys, user, leftovers,
+    shared_memory, limits, run_dir_path, run_dir_owner, state_dir, disk, ports, names, clock, timer, keys, user, leftovers,
 )  # fmt: skip
 
 

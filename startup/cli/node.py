@@ -197,6 +197,8 @@ def unit(
             "TimeoutStopSec=150",
             "LimitNOFILE=65536",
             "TasksMax=infinity",
+            "Delegate=yes",  # limits of agents are cgroups below ours; their names in cgroup2.py
+            "DelegateSubgroup=agentkit.nodes",
             "",
             "[Install]",
             "WantedBy=default.target",

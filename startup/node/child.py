@@ -21,7 +21,7 @@ from typing import Any, Final, NoReturn
 
 import setproctitle
 
-from startup.node import linux, targets
+from startup.node import linux, rlimits, targets
 from startup.node.zygote_wire import PRIVATE
 
 #: The first descriptor that is handed down (sd_listen_fds(3)).
@@ -100,6 +100,7 @@ def _run(order: Mapping[str, Any], names: Sequence[str], nofile: int, *, from_sc
     """Take on everything that the order says, then run its target; returns the exit code.
 
     `from_scratch`: this process's environment still lies where exec put it, and `_mark` overwrites that place."""
+    _join(order["cgroups"])
     target = order["target"]
     environment = dict(order["env"])
     outside = dict(os.environ) if "AGENTKIT_SECRETS" in environment else {}
@@ -118,6 +119,8 @@ def _run(order: Mapping[str, Any], names: Sequence[str], nofile: int, *, from_sc
     setproctitle.setproctitle(order["title"])
     _mark(environment)
     _limit(order["nofile"] or nofile)
+    if order["rlimits"]:
+        rlimits.take_on(dict(order["rlimits"]))
     if order["cpu_affinity"]:
         os.sched_setaffinity(0, order["cpu_affinity"])
     os.chdir(order["cwd"])
@@ -132,6 +135,18 @@ def _run(order: Mapping[str, Any], names: Sequence[str], nofile: int, *, from_sc
             os.set_inheritable(fd, True)
         return targets.run_script(target)
     return _exec(target["argv"], listeners)
+
+
+def _join(cgroups: Sequence[str]) -> None:
+    """Whatever comes of this process from here on is held by these. 0 means whoever writes it."""
+    for path in cgroups:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"0")
+        except OSError as exc:
+            raise OSError(exc.errno, f"the cgroup {path} does not take it: {exc.strerror}") from None
+        finally:
+            os.close(fd)
 
 
 def _replace_environment(environment: Mapping[str, str]) -> None:

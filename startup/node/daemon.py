@@ -153,6 +153,7 @@ class Node:
         self._errors = ErrorDesk(places, partial(self._mesh.ask_others, within_s=OTHERS_S))
         self._rules = ErrorRules(places, self.turns, self._errors)
         self._errors.on_stored = self._rules.stored
+        self._hands.bounds.on_refused = self._rules.report
         self._registry = Registry(places.machine, self._table, on_sighted=self._see_others)
         self._hands.before_end = self._registry.leaving
         self._leaders = Leaders(places, incarnations, self._hands.looks_after)
@@ -214,6 +215,7 @@ class Node:
                 now_s=self.turns.now_s(),
                 random=self._random,
             )
+            self._hands.settle()
             self._rules.begin(remembered)
             self._leaders.begin()
             self._fence.begin(revision)

@@ -2,7 +2,8 @@
 
 An agent is in a session of its own, so what it starts usually shares session and process group with it. What it started with setsid
 and let go of (a double fork) is the child of a subreaper by then; it is known by AGENTKIT_INCARNATION and AGENTKIT_NODE in its
-environment, or because it was seen below the agent before that was told to stop.
+environment, or because it was seen below the agent before that was told to stop. Where there are cgroups, it is in the agent's,
+whatever it did.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Final
+from typing import Final, Protocol
 
+from agentkit.names import Incarnation
 from startup.node import procinfo
 from startup.node.procinfo import ProcStat
 
@@ -69,9 +71,12 @@ class Census:
                 todo += self._children.get(pid, ())
         return {pid for pid in seen if pid in self.stats}
 
-    def remains(self, pid: int, incarnation: int, known: Iterable[Known] = ()) -> list[ProcStat]:
-        """What is left of the process `pid`: its session, its group, what bears its incarnation, what is in `known`, and all below."""
-        roots = {*self._together.get(pid, ()), *self._bearers.get(incarnation, ())} & self.stats.keys()
+    def remains(
+        self, pid: int, incarnation: int, known: Iterable[Known] = (), caged: Iterable[int] = ()
+    ) -> list[ProcStat]:
+        """What is left of the process `pid`: its session, its group, what bears its incarnation, what is in `known` or `caged`, and
+        all below."""
+        roots = {*self._together.get(pid, ()), *self._bearers.get(incarnation, ()), *caged} & self.stats.keys()
         roots |= {pid for pid, start in known if pid in self.stats and self.stats[pid].start_ticks == start}
         return [self.stats[found] for found in sorted(self.descendants(roots))]
 
@@ -83,10 +88,19 @@ def _grouped(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
     return groups
 
 
+class Cages(Protocol):
+    """What knows the cgroups of processes (bounds.Bounds)."""
+
+    def members(self, incarnation: Incarnation) -> list[int]: ...
+
+    def forbid_forks(self, incarnation: Incarnation) -> None: ...
+
+
 class Endgame:
     """One for a node. `node` is the AGENTKIT_NODE of its processes: incarnations of two nodes may be equal."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, cages: Cages | None = None) -> None:
+        self._cages = cages
         self._mark = os.fsencode(f"AGENTKIT_NODE={node}\0")
         self._loop = asyncio.get_running_loop()
         self._known: dict[int, set[Known]] = {}
@@ -120,7 +134,11 @@ class Endgame:
         told: set[Known] = set()
         empty = 0
         while True:
-            left = (await self._census()).remains(pid, incarnation, known)
+            census = await self._census()
+            caged = self._cages.members(Incarnation(incarnation)) if self._cages else ()
+            left = census.remains(pid, incarnation, known, caged)
+            if not left and caged:
+                continue  # younger than this pass over /proc
             if not left:
                 empty += 1
                 if empty >= _EMPTY_PASSES:
@@ -131,6 +149,8 @@ class Endgame:
             if waited_s > grace_s + _GIVE_UP_S:
                 return left
             is_over = waited_s >= grace_s
+            if is_over and self._cages:
+                self._cages.forbid_forks(Incarnation(incarnation))
             new = [found for found in left if is_over or (found.pid, found.start_ticks) not in told]
             told |= {(found.pid, found.start_ticks) for found in new}
             pidfds = _signal(new if is_over else left, new, signal.SIGKILL if is_over else signal.SIGTERM)

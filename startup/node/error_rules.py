@@ -106,6 +106,12 @@ class ErrorRules:
             latest = max(stored, key=lambda found: found.group.last_s).group
             self._show_last(p, batch.incarnation, f"{latest.severity}: {latest.message}")
 
+    def report(self, id: AgentId, incarnation: Incarnation, message: str) -> None:
+        """What somebody of the node's found out about a process that goes on."""
+        self._desk.add(id, int(incarnation), word_of_the_node("error", message, SYSTEM_CLOCK.wall_s()))
+        if (p := self._core.processes.get(id)) is not None:
+            self._show_last(p, int(incarnation), message)
+
     def close(self) -> None:
         self.webhooks.close()
 

@@ -17,6 +17,7 @@ from agentkit.errors import AgentkitError
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from agentkit.transport.gate import HANDED_OVER, SUCCEEDED
+from startup.node.bounds import Bounds
 from startup.node.endgame import Endgame
 from startup.node.exits import Exit
 from startup.node.gates import Gate
@@ -99,7 +100,9 @@ class Hands:
         self._zygote = zygote
         self._nofile = nofile
         self._random = random
-        self._endgame = Endgame(str(places.control))
+        self.bounds = Bounds(places)
+        self.bounds.on_over = self._is_over_limit
+        self._endgame = Endgame(str(places.control), self.bounds)
         self._waits = Waits()
         self._tasks: set[asyncio.Task[None]] = set()
         self._gates: dict[Incarnation, Gate] = {}
@@ -133,6 +136,12 @@ class Hands:
         """A process of an earlier node; its pidfd is ours from now on."""
         self.running[running.incarnation] = self.by_pid[running.pid] = running
         self.on_known(running)
+
+    def settle(self) -> None:
+        """Everything of an earlier node was adopted: what holds its processes is known again, what it left over goes."""
+        for running in self.running.values():
+            self.bounds.adopt(self._core.processes[running.id].spec, running.incarnation, running.pid)
+        self.bounds.clear()
 
     def of(self, id: AgentId) -> Running | None:
         """The process that a slot is known by."""
@@ -181,6 +190,7 @@ class Hands:
         for gate in self._gates.values():
             gate.close()
         self.sockets.close_all()
+        self.bounds.close()
 
     # -- forks
 
@@ -220,7 +230,8 @@ class Hands:
         try:
             fds = self.sockets.open(id, self._wanted(spec))
             own_folder(self._places.data(id.instance))
-            order = fork_order(spec, self._fleet, self._places, incarnation, self._nofile, key)
+            admission = self.bounds.prepare(spec, incarnation)
+            order = fork_order(spec, self._fleet, self._places, incarnation, self._nofile, key, admission)
             log_start = log_size(order.log_path)
             # who has the longest chain of dependants decides when the last one is ready
             urgency = self._core.desired.heights.get(id, 0)
@@ -230,6 +241,7 @@ class Hands:
             forked = loan.hand_over(order, fds) if loan else await self._zygote.fork(order, fds, urgency=urgency)
         except _FORK_ERRORS as exc:
             self._on_order.discard(incarnation)
+            self.bounds.ended(incarnation)
             if gate:
                 self._gates.pop(incarnation, None)
                 gate.close()
@@ -240,6 +252,7 @@ class Hands:
             gate.was_handed_down()
         running = Running(id, incarnation, forked.pid, forked.pidfd, log_start)
         self.running[incarnation] = self.by_pid[forked.pid] = running
+        self.bounds.began(incarnation, forked.pid)
         now_s = self._turns.now_s()
         self._tell(id, incarnation, lambda p: proc.forked(p, forked.pid, incarnation, now_s))
         if loan:
@@ -282,6 +295,11 @@ class Hands:
         p = self._core.processes.get(running.id)
         return p is not None and p.incarnation == running.incarnation and p.phase is Phase.STOPPING
 
+    def _is_over_limit(self, id: AgentId, incarnation: Incarnation, why: str) -> None:
+        log.warning("agent.over_limit", agent=str(id), why=why)
+        now_s = self._turns.now_s()
+        self._tell(id, incarnation, lambda p: proc.over_limit(p, why, now_s))
+
     async def _terminate_after(self, waiting: Awaitable[None], running: Running) -> None:
         await waiting
         if self.running.get(running.incarnation) is running:
@@ -292,8 +310,9 @@ class Hands:
         if left:
             log.error("agent.leftovers", agent=str(running.id), pids=[found.pid for found in left])
         self.on_left(running.incarnation)
+        why = self.bounds.ended(running.incarnation)
         now_s = self._turns.now_s()
-        self._tell(running.id, running.incarnation, lambda p: proc.exited(p, code, now_s, self._random))
+        self._tell(running.id, running.incarnation, lambda p: proc.exited(p, code, now_s, self._random, over=why))
 
     # -- probes
 

@@ -69,6 +69,7 @@ class Itself:
             "not_preloaded": dict(self._zygote.refused),
             "wakeups": vitals.wakeups(),
             "turns": self._turns.count,
+            "limits": self._hands.bounds.facts(),
             "notifications_dropped": self.notify.dropped if self.notify else 0,
         }
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from agentkit.names import Incarnation
 from startup.node.paths import Places
-from startup.node.zygote_link import ForkOrder
+from startup.node.zygote_link import FREE, Admission, ForkOrder
 from startup.plan.rows import LOOPBACK
 from startup.spec.fleet import AgentSpec, AgentTarget, Fleet, MachineSpec
 
@@ -23,10 +23,16 @@ UMASK: Final = 0o027
 
 
 def fork_order(
-    spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnation, nofile: int, key: str = ""
+    spec: AgentSpec,
+    fleet: Fleet,
+    places: Places,
+    incarnation: Incarnation,
+    nofile: int,
+    key: str = "",
+    admission: Admission = FREE,
 ) -> ForkOrder:
     """The order for a process of `spec` on this machine. Secrets stay references: the child resolves them. `key`: fingerprint of
-    the one that it is to serve with; its secret the child reads itself."""
+    the one that it is to serve with; its secret the child reads itself. `admission`: what holds it to its limits."""
     machine = machine_of(fleet, places.machine)
     root = fleet.root_on(places.machine)
     target = asdict(spec.target)
@@ -44,6 +50,8 @@ def fork_order(
         cpu_affinity=spec.resources.cpu_affinity,
         nofile=nofile,
         umask=UMASK,
+        cgroups=admission.cgroups,
+        rlimits=admission.rlimits,
     )
 
 

@@ -35,6 +35,17 @@ class ZygoteLost(AgentkitError, ConnectionError):
     """The zygote went away in the middle of it."""
 
 
+class Admission(NamedTuple):
+    """What holds a process to its limits, and whatever it starts (bounds.py)."""
+
+    cgroups: tuple[str, ...] = ()  #: cgroup.procs files that it writes itself into, first of all
+    rlimits: tuple[tuple[str, int], ...] = ()  #: what it takes on (rlimits.py)
+
+
+#: Of a process that nothing holds.
+FREE: Final = Admission()
+
+
 class ForkOrder(NamedTuple):
     """One process to be. The listening sockets go beside it, in the order of LISTEN_FDS."""
 
@@ -49,6 +60,8 @@ class ForkOrder(NamedTuple):
     cpu_affinity: tuple[int, ...] = ()
     nofile: int | None = None  #: soft limit on descriptors; None: what the launcher itself was started with
     umask: int = 0o077
+    cgroups: tuple[str, ...] = ()  #: as in Admission
+    rlimits: tuple[tuple[str, int], ...] = ()
 
 
 class Forked(NamedTuple):

@@ -49,6 +49,7 @@ class Leaving(StrEnum):
     START_TIMEOUT = "start timeout"
     WATCHDOG = "watchdog"
     QUARANTINE = "quarantined"  #: a rule of `on_error` took it out of service
+    LIMIT = "over its limit"
     ITSELF = "left by itself"  #: it said STOPPING=1 unasked
 
 
@@ -281,6 +282,14 @@ def forgiven(p: Process) -> Process:
     return replace(p, failures=(), streak=0)
 
 
+def over_limit(p: Process, why: str, now_s: float) -> Outcome:
+    """It uses more than it may: killed, and started again within its budget. One that goes anyway has its grace period."""
+    if p.phase not in ALIVE or p.phase in GOING:
+        return p, []
+    p = _to(p, Phase.STOPPING, now_s, leaving=Leaving.LIMIT, deadline_s=now_s + KILL_AGAIN_S, excuse=why, reason=why)
+    return p, [Kill(p.id, p.incarnation)] if p.pid is not None else []
+
+
 def gone(p: Process, now_s: float) -> Process:
     """It has ended; what it left behind is still being cleared away. `exited` follows."""
     if p.phase not in ALIVE:
@@ -289,8 +298,9 @@ def gone(p: Process, now_s: float) -> Process:
     return _to(p, phase, now_s, leaving=p.leaving, pid=None)
 
 
-def exited(p: Process, code: int | None, now_s: float, random: Random) -> Outcome:
-    """Nothing of it is left. `code`: its exit code, -N for signal N, None when nobody could reap it."""
+def exited(p: Process, code: int | None, now_s: float, random: Random, *, over: str = "") -> Outcome:
+    """Nothing of it is left. `code`: its exit code, -N for signal N, None when nobody could reap it. `over`: the limit that the
+    kernel killed it for."""
     lived_s = now_s - (p.stamps.forked_s if p.stamps.forked_s is not None else p.since_s)
     how = describe_exit(code)
     if p.leaving not in ASKED and p.leaving is not Leaving.NO:
@@ -302,7 +312,7 @@ def exited(p: Process, code: int | None, now_s: float, random: Random) -> Outcom
         return _to(p, Phase.COMPLETED, now_s), [CloseListeners(p.id)]
     if code == 0:
         how += ", unasked; write `kind: task` if it is meant to end"
-    return _failed(p, p.excuse or how, now_s, random)
+    return _failed(p, over or p.excuse or how, now_s, random)
 
 
 def due(p: Process, now_s: float) -> Outcome:

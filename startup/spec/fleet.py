@@ -111,6 +111,7 @@ class Resources:
     memory_limit_bytes: int | None = None
     memory_request_bytes: int | None = None
     cpu_limit: float | None = None  #: cores
+    pids_limit: int | None = None  #: processes and threads
     cpu_affinity: tuple[int, ...] = ()
 
 

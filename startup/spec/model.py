@@ -129,8 +129,13 @@ class OnErrorModel(Model):
 
 
 class LimitsModel(Model):
-    memory: Size | None = Field(None, description="The process is killed above this.")
+    memory: Size | None = Field(
+        None, description="Above this it is killed, with all that it started, and started again."
+    )
     cpu: float | None = Field(None, gt=0, description="Cores; may be a fraction.")
+    pids: int | None = Field(
+        None, ge=1, le=4_000_000, description="Processes and threads; 1024 where it has another limit."
+    )
 
 
 class RequestsModel(Model):

@@ -202,6 +202,7 @@ def _spec(
             memory_limit_bytes=settings.resources.limits.memory,
             memory_request_bytes=settings.resources.requests.memory,
             cpu_limit=settings.resources.limits.cpu,
+            pids_limit=settings.resources.limits.pids,
             cpu_affinity=tuple(settings.resources.cpu_affinity),
         ),
         start_timeout_s=settings.start.timeout,

@@ -26,16 +26,8 @@ def unserved(resolved: Resolved) -> Iterator[Problem]:
         place = str(resolved.settings.place_of("consul"))
         found = "how Consul is reached, but `registry` is not consul: it is not asked"
         yield Problem(severity="warning", check="registry", place=place, at="consul", found=found)
-    yield from _of_agents(
-        resolved, "resources", [spec for spec in fleet.agents if _has_limits(spec)], "not enforced yet"
-    )
     asleep = [spec for spec in fleet.agents if spec.hibernate != HibernatePolicy() and spec.hibernate.depth != "never"]
     yield from _of_agents(resolved, "hibernate", asleep, "not acted on yet: nothing sleeps")
-
-
-def _has_limits(spec: AgentSpec) -> bool:
-    resources = spec.resources
-    return any((resources.memory_limit_bytes, resources.memory_request_bytes, resources.cpu_limit))
 
 
 def _of_agents(resolved: Resolved, key: str, specs: list[AgentSpec], what: str) -> Iterator[Problem]:

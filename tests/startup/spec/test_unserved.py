@@ -7,13 +7,10 @@ from pathlib import Path
 from tests.startup.spec.projects import agents, loaded, of
 
 
-def test_limits_and_sleep_are_named_once_for_all_agents(tmp_path: Path) -> None:
-    lines = "\n".join(
-        f"A{i}: {{agent: 'm:C', resources: {{limits: {{memory: 1Mi}}}}, hibernate: {{depth: deep}}}}" for i in range(3)
-    )
+def test_sleep_is_named_once_for_all_agents(tmp_path: Path) -> None:
+    lines = "\n".join(f"A{i}: {{agent: 'm:C', hibernate: {{depth: deep}}}}" for i in range(3))
     found = of(loaded(tmp_path, agents(lines)), "unserved")
     assert [(problem.severity, problem.at.rpartition(".")[2]) for problem in found] == [
-        ("warning", "resources"),
         ("warning", "hibernate"),
     ]
     assert all("(and 2 more)" in problem.found for problem in found)

@@ -1,0 +1,173 @@
+"""What is written into cgroups and read from them: against folders that look like them, and this machine's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from startup.node import cgroups, rlimits
+from startup.node.bounds import VARIABLE, choose, foreseen
+from startup.node.cgroup1 import Cgroup1
+from startup.node.cgroup2 import Cgroup2
+from startup.plan.limits import Limits, Usage
+
+MIB = 2**20
+ALL = Limits(memory_bytes=64 * MIB, request_bytes=32 * MIB, cpu=0.5, pids=99)
+
+MOUNTINFO = """\
+25 30 0:23 / /sys rw,nosuid shared:7 - sysfs sysfs rw
+31 25 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755
+32 31 0:27 / /sys/fs/cgroup/unified rw,relatime shared:10 - cgroup2 cgroup2 rw,nsdelegate
+40 31 0:35 /docker/abc /sys/fs/cgroup/cpu,cpuacct ro shared:18 - cgroup cgroup rw,cpu,cpuacct
+41 31 0:36 /with\\040space /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
+"""
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+
+def made(folder: Path, *names: str) -> None:
+    """The kernel makes these when a folder is made."""
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).touch()
+
+
+def test_mounts_of_both_versions_are_found_with_what_they_show() -> None:
+    unified, cpu, pids = cgroups.mounts(MOUNTINFO)
+    assert (unified.point, unified.controllers) == (Path("/sys/fs/cgroup/unified"), frozenset())
+    assert {"cpu", "cpuacct"} <= cpu.controllers
+    assert cgroups.folder_of(unified, "/user.slice/x") == Path("/sys/fs/cgroup/unified/user.slice/x")
+    assert cgroups.folder_of(cpu, "/docker/abc/mine") == Path("/sys/fs/cgroup/cpu,cpuacct/mine")
+    assert cgroups.folder_of(cpu, "/docker/abcdef") is None
+    assert pids.root == "/with space"
+
+
+def test_version_1_writes_each_limit_where_its_controller_wants_it(tmp_path: Path) -> None:
+    bases = {name: tmp_path / name for name in ("pids", "memory", "cpu")}
+    made(bases["pids"] / "A.7", "pids.max")
+    made(bases["memory"] / "A.7", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.soft_limit_in_bytes")
+    made(bases["cpu"] / "A.7", "cpu.cfs_period_us", "cpu.cfs_quota_us")
+    cage = Cgroup1(bases).make("A.7", ALL)
+    assert files(cage["pids"]) == {"pids.max": "99"}
+    assert files(cage["cpu"]) == {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}
+    assert files(cage["memory"]) == {
+        "memory.limit_in_bytes": str(64 * MIB),
+        "memory.memsw.limit_in_bytes": str(64 * MIB),
+        "memory.soft_limit_in_bytes": str(32 * MIB),
+    }
+
+
+def test_version_1_holds_an_agent_without_limits_by_one_folder(tmp_path: Path) -> None:
+    bases = {name: tmp_path / name for name in ("pids", "memory", "cpu")}
+    for base in bases.values():
+        base.mkdir()
+    assert Cgroup1(bases).make("A.7", Limits()) == {"pids": tmp_path / "pids" / "A.7"}
+    assert not list(bases["memory"].iterdir())
+
+
+def test_version_1_tells_peak_kills_and_refusals(tmp_path: Path) -> None:
+    (tmp_path / "memory.max_usage_in_bytes").write_text("12345\n")
+    (tmp_path / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
+    (tmp_path / "pids.events").write_text("max 41\n")
+    usage = Cgroup1({}).usage({"memory": tmp_path, "pids": tmp_path})
+    assert usage == Usage(memory_bytes=12345, oom_kills=2, forks_refused=41)
+
+
+def test_version_2_writes_all_limits_into_one_folder(tmp_path: Path) -> None:
+    made(tmp_path / "A.7", "memory.swap.max", "memory.oom.group", "memory.low", "memory.max", "cpu.max", "pids.max")
+    cage = Cgroup2(tmp_path, ("memory", "cpu", "pids")).make("A.7", ALL)
+    assert files(cage[""]) == {
+        "memory.max": str(64 * MIB),
+        "memory.swap.max": "0",
+        "memory.oom.group": "1",
+        "memory.low": str(32 * MIB),
+        "cpu.max": "50000 100000",
+        "pids.max": "99",
+    }
+
+
+def test_version_2_writes_nothing_that_its_controllers_do_not_hold(tmp_path: Path) -> None:
+    made(tmp_path / "A.7", "pids.max")
+    cage = Cgroup2(tmp_path, ("pids",)).make("A.7", ALL)
+    assert files(cage[""]) == {"pids.max": "99"}
+
+
+def test_a_limit_that_the_kernel_does_not_take_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"memory\.max"):  # an ordinary folder has no such file
+        Cgroup2(tmp_path, ("memory",)).make("A.7", Limits(memory_bytes=MIB))
+    assert not list(tmp_path.iterdir())
+
+
+def test_version_2_tells_peak_kills_and_refusals(tmp_path: Path) -> None:
+    (tmp_path / "memory.peak").write_text("12345\n")
+    (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 7\noom 1\noom_kill 1\noom_group_kill 1\n")
+    (tmp_path / "pids.events").write_text("max 3\n")
+    usage = Cgroup2(tmp_path, ()).usage({"": tmp_path})
+    assert usage == Usage(memory_bytes=12345, oom_kills=1, forks_refused=3)
+    (tmp_path / "memory.peak").unlink()
+    (tmp_path / "memory.current").write_text("54\n")
+    assert Cgroup2(tmp_path, ()).usage({"": tmp_path}).memory_bytes == 54
+
+
+def test_rlimits_are_chosen_when_the_environment_says_so() -> None:
+    assert choose("agentkit.x", {VARIABLE: "rlimits"}) == (None, "AGENTKIT_LIMITS=rlimits")
+    assert foreseen({VARIABLE: "rlimits"}) == ("rlimits", "AGENTKIT_LIMITS=rlimits")
+
+
+def test_what_is_foreseen_is_what_a_node_gets_and_nothing_is_left_of_trying() -> None:
+    kind, why = foreseen({})
+    found, refused = choose(f"agentkit.test.{os.getpid()}", {})
+    if found is None:
+        assert (kind, why) == ("rlimits", refused)
+        return
+    assert (found.kind, why) == (kind, "")
+    assert all(cgroups.remove({"": base}) for base in found.bases())
+
+
+@pytest.mark.process
+def test_a_process_and_its_child_are_found_held_and_let_go() -> None:
+    found, _ = choose(f"agentkit.test.{os.getpid()}", {})
+    if found is None:
+        assert foreseen({})[0] == "rlimits"  # which the test below is about
+        return
+    cage = found.make("A.1", Limits(pids=20))
+    join = next(iter(cage.values())) / "cgroup.procs"
+    with subprocess.Popen(
+        ["sh", "-c", f"echo $$ > {join}; echo in; sleep 300 & wait"], stdout=subprocess.PIPE
+    ) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == b"in\n"
+        try:
+            assert found.find(shell.pid) == cage
+            members = cgroups.members(join.parent)
+            while len(members) < 2:
+                members = cgroups.members(join.parent)
+            assert shell.pid in members
+            assert not cgroups.remove(cage)  # not while somebody lives in it
+            found.forbid_forks(cage)
+        finally:
+            cgroups.kill_all(cgroups.members(join.parent))
+        assert shell.wait() == -signal.SIGKILL
+    while cgroups.members(join.parent):
+        pass
+    assert cgroups.remove(cage)
+    assert all(cgroups.remove({"": base}) for base in found.bases())
+
+
+@pytest.mark.process
+def test_what_a_process_and_its_children_use_is_measured_together() -> None:
+    code = "import sys; held = b'x' * (40 << 20); print('held', flush=True); sys.stdin.read()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["sh", "-c", f'exec 3<&0; python3 -c "{code}" <&3'], stdin=pipe, stdout=pipe) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == b"held\n"
+        usage = rlimits.usage(shell.pid)
+        assert usage.memory_bytes > 40 * MIB
+        assert usage.pids >= 1
+    assert rlimits.usage(shell.pid) == Usage()
