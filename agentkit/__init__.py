@@ -90,6 +90,15 @@ if TYPE_CHECKING:
         StartupError as StartupError,
     )
     from agentkit.errors import (
+        StateError as StateError,
+    )
+    from agentkit.errors import (
+        StateFenced as StateFenced,
+    )
+    from agentkit.errors import (
+        StateNotSaved as StateNotSaved,
+    )
+    from agentkit.errors import (
         TooLarge as TooLarge,
     )
     from agentkit.errors import (
@@ -111,6 +120,7 @@ if TYPE_CHECKING:
     from agentkit.resilience.policy import CallPolicy as CallPolicy
     from agentkit.resilience.policy import ServePolicy as ServePolicy
     from agentkit.settings import AgentConfig as AgentConfig
+    from agentkit.state.model import AgentState as AgentState
     from agentkit.transport.pool import PoolStatistics as PoolStatistics
     from agentkit.transport.pool import SocketPool as SocketPool
     from agentkit.wire.shared import Shared as Shared
@@ -127,6 +137,11 @@ _HOMES: Final = {
     "rpc": "agentkit.agent.decorators",
     "subscribe": "agentkit.agent.subscriptions",
     "AgentConfig": "agentkit.settings",
+    # what an agent remembers
+    "AgentState": "agentkit.state.model",
+    "StateError": "agentkit.errors",
+    "StateFenced": "agentkit.errors",
+    "StateNotSaved": "agentkit.errors",
     # events
     "Delivery": "agentkit.events.delivery",
     "Event": "agentkit.events.registry",

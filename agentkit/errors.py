@@ -4,6 +4,7 @@
     ├── ConfigError              a setting is wrong: place, value, expectation, fix
     ├── StartupError             an agent could not be brought up (its own code raised, or took too long)
     ├── NoNode                   no node of the cluster answers on this machine
+    ├── StateError               an agent's state: StateNotSaved (StateFenced: another incarnation has it), StateDamaged, StateUnreachable
     ├── PoolFull, PoolClosed     no raw socket can be lent: all are in use, or the agent stops
     ├── NotRunning               something needs the running agent, and that is not running yet, or any more
     ├── LeadershipLost           the term in which this agent led is over
@@ -41,6 +42,32 @@ class StartupError(AgentkitError):
 
 class NoNode(AgentkitError):
     """No node answers: none runs for this cluster here, or several do and none was chosen. The CLI exits with 4."""
+
+
+class StateError(AgentkitError):
+    """Something is wrong with the state that an agent keeps from one life to the next."""
+
+
+class StateNotSaved(StateError):
+    """The state as it is now is not kept; what was saved before still is. The text says why."""
+
+
+class StateFenced(StateNotSaved):
+    """Another incarnation of the agent has the state: what this one would save is refused."""
+
+    def __init__(self, where: str, incarnation: int, holder: int) -> None:
+        super().__init__(
+            f"{where}: incarnation {holder} of this agent has it, and this is incarnation {incarnation}, which may not write"
+        )
+        self.incarnation, self.holder = incarnation, holder
+
+
+class StateDamaged(StateError):
+    """What was saved can't be read. An agent does not start without it: it never begins empty unasked."""
+
+
+class StateUnreachable(StateError):
+    """Where states are kept can't be reached now."""
 
 
 class PoolFull(AgentkitError, TimeoutError):

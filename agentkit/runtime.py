@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agentkit.agent import gauges
 from agentkit.agent.base import BaseAgent
@@ -25,6 +25,7 @@ from agentkit.agent.own_keys import AgentKeys
 from agentkit.agent.policies import calling_of, serving_of
 from agentkit.agent.selfreport import SelfReports
 from agentkit.agent.single import Single
+from agentkit.agent.stateful import keeper_of
 from agentkit.agent.telling import Teller
 from agentkit.agent.threads import FromThreads
 from agentkit.agent.upkeep import TICK_S, Checks, aligned_sleep
@@ -50,6 +51,9 @@ from agentkit.transport.peer import Identity
 from agentkit.transport.pool import SocketPool
 from agentkit.wire.plain import HEALTH_VERBS
 
+if TYPE_CHECKING:
+    from agentkit.state.store import Store
+
 log = logs.get_logger("agentkit.runtime")
 
 HTTP: Final = "http"
@@ -73,9 +77,10 @@ class AgentRuntime:
         notifier: Notifier | None = None,
         directory: Directory | None = None,
         gate: Gate | None = None,
+        store: Store | None = None,
     ) -> None:
-        """`gate`: a predecessor serves beside us. Its health port is ours when we are ready, its `run`, `@every` and events when it
-        is gone."""
+        """`store`: where its state is kept, if not where the settings say. `gate`: a predecessor serves beside us. Its health port
+        is ours when we are ready, its `run`, `@every` and events when it is gone."""
         self.agent = agent
         self.settings = settings
         self.running = False
@@ -152,9 +157,10 @@ class AgentRuntime:
             is_task=settings.kind == "task",
             spawn=self._spawn,
             end=self.request_stop,
-            alone=lambda: self._spawn("http", self._serve_http),
+            alone=self._alone,
             gate=gate,
         )
+        self._keeper = keeper_of(agent, settings, self.reports, self._teller.state, store)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
         self._was_ready = False
@@ -186,6 +192,8 @@ class AgentRuntime:
         if not self._single.is_beside:
             await self._serve_http()
         self.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self._keeper is not None:
+            await self._keeper.begin(is_alone=not self._single.is_beside)
         try:
             await self.agent.on_start()
         except (Exception, SystemExit) as exc:
@@ -246,7 +254,18 @@ class AgentRuntime:
         await self.events.finish(max(reserve_s / 4, began.left_s() - reserve_s))
         await self._cancel_tasks(max(reserve_s / 4, began.left_s() - reserve_s))
         await self._run_on_stop(max(reserve_s / 2, began.left_s() - reserve_s / 2))
+        if (
+            self._keeper is not None
+        ):  # a life that never was ready has nothing new to say, and may be in the middle of `on_start`
+            await self._keeper.finish(max(reserve_s / 4, began.left_s()), saves=self._was_ready)
         await self._close()
+
+    async def save_state(self) -> None:
+        """Before the agent sleeps, and whenever its author wants: returns when its state, if it has one, is kept.
+
+        StateNotSaved: it is not, and that is reported."""
+        if self._keeper is not None:
+            await self._keeper.save()
 
     # -- starting -----------------------------------------------------------------------------------------------------
 
@@ -275,8 +294,16 @@ class AgentRuntime:
         for check in self._checks.forever():
             self._spawn("checks", check)
         self._single.begin()
+        if self._keeper is not None:
+            self._spawn("state", self._keeper.keep_saving)
         if isinstance(self._directory, MeshDirectory):
             self._attach_timer = self.loop.call_later(ATTACH_DELAY_S, self._directory.start)
+
+    def _alone(self) -> None:
+        """The predecessor is gone."""
+        self._spawn("http", self._serve_http)
+        if self._keeper is not None:
+            self._spawn("state claim", self._keeper.claim)
 
     def _spawn(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
         async def owned() -> None:
@@ -417,6 +444,8 @@ class AgentRuntime:
         dispatcher.on_failed = self.reports.handler_failed
         gauges.show(book, dispatcher, self._lag, lambda: self._inbox, lambda: self._safety_hits)
         self.reports.show(book)
+        if self._keeper is not None:
+            self._keeper.show(book)
         observe_calls(book, self.caller, self.blocking_caller)
         book.counter(*BAD_TRACEPARENTS, lambda: self.tracer.bad)
         for board in (self.caller.board, self.blocking_caller.board):

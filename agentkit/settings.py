@@ -29,6 +29,7 @@ _VARIABLES: Final[Mapping[str, str]] = {
     "grace_s": "AGENTKIT_GRACE_S",
     "watchdog_s": "WATCHDOG_USEC",
     "trace_sample": "AGENTKIT_TRACE_SAMPLE",
+    "state_every_s": "AGENTKIT_STATE_EVERY_S",
     "kind": "AGENTKIT_KIND",
     "log_format": "AGENTKIT_LOG_FORMAT",
     "log_level": "AGENTKIT_LOG_LEVEL",
@@ -84,6 +85,9 @@ class AgentSettings(BaseModel):
     trace_sample: float = Field(
         DEFAULT_SAMPLE, ge=0, le=1, allow_inf_nan=False, description="part of the calls begun here that is traced"
     )
+    state_every_s: float = Field(
+        300.0, ge=0, allow_inf_nan=False, description="between two saves of a state that changes; 0: only when asked"
+    )
     kind: Literal["service", "task"] = Field("service", description="a task ends when its `run` returns")
     log_format: Literal["json", "text", "auto"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
@@ -124,6 +128,7 @@ class AgentSettings(BaseModel):
             watchdog_s=watchdog_us / 1e6,
             checks=_policy(checks),
             trace_sample=_number(environ, "AGENTKIT_TRACE_SAMPLE", DEFAULT_SAMPLE),
+            state_every_s=_number(environ, "AGENTKIT_STATE_EVERY_S", 300.0),
             kind=environ.get("AGENTKIT_KIND", "service"),
             log_format=environ.get("AGENTKIT_LOG_FORMAT", "auto"),
             log_level=environ.get("AGENTKIT_LOG_LEVEL", "INFO").upper(),

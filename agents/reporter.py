@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from agentkit import AgentConfig, BaseAgent, CallError, rpc
+from agentkit import AgentConfig, AgentState, BaseAgent, CallError, rpc
 
 T = TypeVar("T")
 
@@ -57,7 +57,10 @@ class Away(BaseModel):
 
 
 class Report(BaseModel):
+    number: int = Field(default=0, description="how many were made, this one included")
     made: datetime
+    since: datetime | None = Field(default=None, description="when the one before was made")
+    new_tasks: int | None = Field(default=None, description="how many more than then; None: not known")
     tasks: TaskFigures | None = Field(description="None: its agent is away")
     usage: list[UsageFigures] | None
     machines: list[MachineFigures]
@@ -73,7 +76,8 @@ def _lines(report: Report) -> Iterator[str]:
     if report.away:
         yield from ("", "**Incomplete:** " + "; ".join(f"{away.agent} is away ({away.reason})" for away in report.away))
     if report.tasks:
-        yield from ("", "## Tasks", "", f"{report.tasks.total} tasks, {report.tasks.overdue} overdue.", "")
+        grown = f", {report.new_tasks:+d} since {report.since:%Y-%m-%d %H:%M}" if report.new_tasks is not None else ""
+        yield from ("", "## Tasks", "", f"{report.tasks.total} tasks, {report.tasks.overdue} overdue{grown}.", "")
         yield from _table(("status", "tasks"), report.tasks.by_status.items())
     if report.usage is not None:
         yield from ("", "## Usage", "")
@@ -105,7 +109,13 @@ class Reporter(BaseAgent):
         monitors: tuple[str, ...] = ("SystemMonitor",)  #: `machine/name` where several machines have one
         patience_s: float = 2.0  #: for each agent asked
 
+    class State(AgentState):
+        reports: int = 0
+        made: datetime | None = None  #: when the last one was
+        tasks: int | None = None  #: how many there were then
+
     config: Config
+    state: State
 
     @rpc(idempotent=True, timeout="30s")
     async def report(self, period: str = "day") -> Report:
@@ -118,13 +128,19 @@ class Reporter(BaseAgent):
         away = [answer for answer in (tasks, usage, *machines) if isinstance(answer, Away)]
         if away:
             self.report_error("warning", "report is incomplete", away=[entry.agent for entry in away])
+        before, figures = self.state, _present(tasks)
         report = Report(
+            number=before.reports + 1,
             made=datetime.now(UTC),
-            tasks=_present(tasks),
+            since=before.made,
+            new_tasks=figures.total - before.tasks if figures and before.tasks is not None else None,
+            tasks=figures,
             usage=_present(usage),
             machines=[machine for machine in machines if not isinstance(machine, Away)],
             away=away,
         )
+        known = figures.total if figures else before.tasks
+        self.state = self.State(reports=report.number, made=report.made, tasks=known)
         return report.model_copy(update={"markdown": to_markdown(report)})
 
     async def ask(self, agent: str, method: str, arguments: dict[str, Any], wanted: type[T]) -> T | Away:

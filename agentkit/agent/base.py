@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol, Unpack
 
 from pydantic import ValidationError
 
@@ -22,7 +22,7 @@ from agentkit.agent.policies import methods_under
 from agentkit.agent.streaming import Results
 from agentkit.agent.subscriptions import check_subscribers
 from agentkit.errorbus import ErrorBus
-from agentkit.errors import ConfigError, NotRunning
+from agentkit.errors import ConfigError, NotRunning, StateDamaged, StateNotSaved
 from agentkit.observe.log import Logger, get_logger
 from agentkit.observe.reports import Severity
 from agentkit.observe.trace import Tracer
@@ -31,6 +31,9 @@ from agentkit.resilience.policy import NOTHING_SAID, USUAL_CALLS, USUAL_SERVICE,
 from agentkit.settings import AgentConfig, AgentSettings
 from agentkit.transport.gate import WAYS
 from agentkit.transport.pool import SocketPool
+
+if TYPE_CHECKING:
+    from agentkit.state.model import AgentState
 
 
 class Wiring(Protocol):
@@ -51,6 +54,7 @@ class Wiring(Protocol):
     @property
     def health_port(self) -> int | None: ...
     def report_error(self, severity: str, message: str) -> None: ...
+    async def save_state(self) -> None: ...
 
 
 class BaseAgent:
@@ -61,12 +65,19 @@ class BaseAgent:
             async def greet(self, name: str) -> str:
                 return f"hello {name}"
 
-    The order of a life: `__init__`, `on_start`, every `@health_check` once, ready (calls arrive from here on), `run` and `@every`
-    beside the calls, then on SIGTERM or SIGINT: new calls are sent elsewhere, running ones finish, `run` and `@every` are
-    cancelled, `on_stop`. One that takes over from a predecessor (`roll`) begins `run`, `@every` and `@subscribe` when that is gone."""
+    The order of a life: `__init__`, the state is restored, `on_start`, every `@health_check` once, ready (calls arrive from here
+    on), `run` and `@every` beside the calls, then on SIGTERM or SIGINT: new calls are sent elsewhere, running ones finish, `run`
+    and `@every` are cancelled, `on_stop`, the state is saved. One that takes over from a predecessor (`roll`) begins `run`,
+    `@every` and `@subscribe` when that is gone."""
 
     #: The agent's own settings: a subclass of AgentConfig inside the agent. Validated before the fleet starts.
     Config: ClassVar[type[AgentConfig]] = AgentConfig
+
+    #: What it remembers from one life to the next: a subclass of AgentState inside the agent (docs/state.md). `self.state` is
+    #: an instance of it from `on_start` on.
+    State: ClassVar[type[AgentState] | None] = None
+    #: Whether it has one; filled in for every subclass.
+    keeps_state: ClassVar[bool] = False
 
     #: How it calls others, and how it calls some of them: {"Name": CallPolicy(...), "Name.method": CallPolicy(...)}.
     call_policy: CallPolicy = USUAL_CALLS
@@ -76,7 +87,8 @@ class BaseAgent:
 
     #: How a restart replaces a running one; the fleet file's `roll:` goes before it. "overlap": the new process serves beside the
     #: old one until that has drained. "handover": it is imported and waits, and starts (`__init__`, `on_start`) once nothing of the
-    #: old one is left: for agents of which no two may be started at a time. None: see `agentkit.transport.gate.way_of`.
+    #: old one is left: for agents of which no two may be started at a time, and the usual way of those with a State. None: see
+    #: `agentkit.transport.gate.way_of`.
     roll: ClassVar[Literal["overlap", "handover"] | None] = None
 
     #: `@rpc` methods by name; filled in for every subclass, and for an agent whose fleet file says something of them.
@@ -86,6 +98,7 @@ class BaseAgent:
     machine: str
     instance: str  #: `name#slot`, just the name for slot 0
     config: Any  #: an instance of the agent's Config
+    state: Any  #: an instance of the agent's State, if it has one
     logger: Logger  #: thread-safe; used like the standard library's
     data_dir: Path  #: for files of its own; exists once `on_start` runs
     secrets: Mapping[str, str]  #: name -> value, from files or environment, never from the fleet file
@@ -102,6 +115,10 @@ class BaseAgent:
         super().__init_subclass__(**kwargs)
         cls.methods = methods_of(cls)
         check_subscribers(cls)
+        if "State" in vars(cls):
+            from agentkit.state.model import is_state  # only those that have one pay for it
+
+            cls.keeps_state = is_state(cls.__name__, cls.State)
         if cls.roll not in (None, *WAYS):
             raise ConfigError(at=f"{cls.__name__}.roll", got=cls.roll, want=" or ".join(WAYS))
 
@@ -116,6 +133,17 @@ class BaseAgent:
         """Close what `on_start` opened. On the event loop, when no call runs any more, within the grace period.
 
         Also runs when `on_start` raised. Raising is logged and does not keep the agent from stopping."""
+
+    @classmethod
+    def migrate_state(cls, version: int, data: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG003 - what authors get
+        """What the agent's State of today is made of, from `data`, the JSON that its State of `version` was saved as.
+
+        Called before `on_start` when what was saved is of another version than `State.version`; older as a rule, newer after a
+        roll back to an older program. On the event loop. Raising fails the agent, and what was saved stays as it is; so does
+        this method as it stands here."""
+        raise StateDamaged(
+            f"{cls.__name__} has no migrate_state that turns it into version {cls.State and cls.State.version}"
+        )
 
     # `async def run(self)`: defined by authors who need a main task. Started after READY; returning ends it (and, where the
     # fleet says `kind: task`, completes the agent), raising fails the agent; cancelled before `on_stop`.
@@ -192,6 +220,20 @@ class BaseAgent:
 
         Of the agents of this machine; with `registry: consul`, of the whole cluster (docs/leadership.md). Waits for nothing by itself."""
         return self._wired.leading.leader(name)
+
+    async def save(self) -> None:
+        """Keep `self.state` as it is now; by itself that happens every 5 minutes and when the agent stops. From any thread that has
+        an event loop.
+
+        Returns when it outlives a power cut, at once if nothing has changed. Raises StateNotSaved (too large, a full disk, ...:
+        what was saved before is still there) and StateFenced (another process of the agent has it)."""
+        if not self.keeps_state:
+            raise StateNotSaved(f"{type(self).__name__} has no `class State(AgentState)`")
+        wired = self._wired
+        if asyncio.get_running_loop() is wired.loop:
+            await wired.save_state()
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(wired.save_state(), wired.loop))
 
     @property
     def sockets(self) -> SocketPool:

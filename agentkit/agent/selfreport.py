@@ -36,6 +36,10 @@ class SelfReports:
             message = f"health check {name} failed: {why}"
             self._bus.report(severity, message, {"check": name, "failures": failures}, exc=exc, kind=f"check {name}")
 
+    def state_trouble(self, kind: str, message: str, *, severity: str, exc: BaseException | None = None) -> None:
+        """The state is not saved, or not what it was."""
+        self._bus.report(severity, message, {}, exc=exc, kind=f"state {kind}")
+
     def breaker_opened(self, peer: str, why: str, failures: int) -> None:
         """Calls to `peer` are refused for a while, after so many failures in a row."""
         self._bus.report(

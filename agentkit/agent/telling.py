@@ -34,6 +34,7 @@ class Teller:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._alive_timer: asyncio.TimerHandle | None = None
+        self._state: dict[str, object] = {}
         self._unsent: deque[tuple[Mapping[str, object], tuple[int, ...]]] = deque()
 
     def ready(
@@ -51,6 +52,7 @@ class Teller:
             "X_AGENTKIT_TIMEOUTS": json.dumps(timeouts),
             "X_AGENTKIT_TRAITS": json.dumps(traits_of(methods)),
             **_health(verdict),
+            **self._state,
             "READY": 1,
         }
         if listeners:
@@ -78,6 +80,11 @@ class Teller:
     def counters(self, requests: int, errors: int) -> None:
         """How much was served so far."""
         self._notifier.send_now({"X_AGENTKIT_REQUESTS": requests, "X_AGENTKIT_ERRORS": errors})
+
+    def state(self, summary: Mapping[str, object]) -> None:
+        """How the agent's state is kept (agent.keeper); a node that comes later is told with READY."""
+        self._state = {"X_AGENTKIT_STATE": json.dumps(summary)}
+        self._tell(self._state)
 
     def events(self, summary: Mapping[str, object]) -> None:
         """What was published and received so far (agent.events)."""

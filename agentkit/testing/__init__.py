@@ -5,6 +5,7 @@ async def test_it_counts() -> None:
         assert await agent.call("count", {"text": "one two"}) == 2
 """
 
+from agentkit.state.memory import MemoryStore
 from agentkit.testing.running import Running, running
 
-__all__ = ["Running", "running"]
+__all__ = ["MemoryStore", "Running", "running"]

@@ -13,13 +13,18 @@ from agentkit.agent.base import BaseAgent
 from agentkit.agent.caller import Caller, PeerProxy
 from agentkit.agent.course import CallOptions
 from agentkit.agent.handlers import traits_of
+from agentkit.clock import wall_s
 from agentkit.directory.base import INBOX_LOCAL, AgentRecord
 from agentkit.directory.static import StaticDirectory
+from agentkit.errors import ConfigError
 from agentkit.health.checks import CheckPolicy
 from agentkit.names import AgentId, AgentName, MachineName
 from agentkit.resilience.policy import FilePolicy
 from agentkit.runtime import AgentRuntime
 from agentkit.settings import AgentSettings, SecretSource
+from agentkit.state.memory import MemoryStore
+from agentkit.state.model import AgentState, packed
+from agentkit.state.store import Snapshot
 from agentkit.transport.peer import Identity
 
 A = TypeVar("A", bound=BaseAgent)
@@ -62,11 +67,14 @@ async def running(
     grace_s: float = 5.0,
     checks: CheckPolicy | None = None,
     trace_sample: float = 0,
+    state: AgentState | Mapping[str, Any] | MemoryStore | None = None,
+    state_every_s: float = 300.0,
 ) -> AsyncIterator[Running[A]]:
     """`cls`, started and ready, until the block ends. `peers`: name -> endpoint of the agents that it calls
     (another `running(...)`'s `endpoint`). StartupError when it does not come up.
     `policy`: agentkit.resilience.policy.FilePolicy, as a map: what a fleet file may say. `data_dir`: default a temporary one.
-    `trace_sample`: the part of its own calls that is traced."""
+    `trace_sample`: the part of its own calls that is traced. `state`: what it remembers of an earlier life; or a MemoryStore, which
+    may be given to the next one, too. Without it the state is kept in `data_dir`. `state_every_s`: how often it is saved by itself."""
     with tempfile.TemporaryDirectory(prefix="agentkit-") as scratch:
         settings = AgentSettings(
             id=AgentId(MACHINE, AgentName(name or cls.__name__)),
@@ -79,10 +87,12 @@ async def running(
             watchdog_s=0,
             checks=checks or CheckPolicy(),
             trace_sample=trace_sample,
+            state_every_s=state_every_s,
         )
         agent = cls._from_settings(settings, settings.read_secrets())
         assert isinstance(agent, cls)
-        runtime = AgentRuntime(agent, settings, directory=StaticDirectory(peers, here=MACHINE))
+        store = state if isinstance(state, MemoryStore) else _remembering(cls, state)
+        runtime = AgentRuntime(agent, settings, directory=StaticDirectory(peers, here=MACHINE), store=store)
         try:
             await runtime.start()
             endpoint = f"tcp://127.0.0.1:{runtime.port}"
@@ -103,3 +113,14 @@ async def running(
                 caller.close()
         finally:
             await runtime.stop()
+
+
+def _remembering(cls: type[BaseAgent], state: AgentState | Mapping[str, Any] | None) -> MemoryStore | None:
+    if state is None:
+        return None
+    if cls.State is None:
+        raise ConfigError(at="running(state=)", got=state, want=f"a class State(AgentState) in {cls.__name__}")
+    given = state if isinstance(state, AgentState) else cls.State.model_validate(dict(state))
+    store = MemoryStore()
+    store.save(Snapshot.of(1, cls.State.version, 0, wall_s(), packed(given, cls.State)))
+    return store

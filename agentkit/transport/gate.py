@@ -31,8 +31,10 @@ HANDED_OVER: Final = signal.SIGRTMIN + 4
 
 
 def way_of(cls: Any, environ: Mapping[str, str]) -> str:
-    """How a process of this class takes over: as the fleet file says, else as the class says, else by overlap."""
-    return environ.get(ROLL_VARIABLE) or getattr(cls, "roll", None) or OVERLAP
+    """How a process of this class takes over: as the fleet file says, else as the class says, else by overlap, unless it keeps a
+    state: two processes would each change a copy of it."""
+    usual = HANDOVER if getattr(cls, "keeps_state", False) else OVERLAP
+    return environ.get(ROLL_VARIABLE) or getattr(cls, "roll", None) or usual
 
 
 class Gate:

@@ -36,6 +36,7 @@ def facts_of(p: Process, digest: str) -> dict[str, Any]:
         "leaving": p.leaving.value,
         "beside": _beside(p),
         "key": p.key,
+        "state": dict(p.state),
         "deadline_s": p.deadline_s if p.phase in (Phase.BACKOFF, Phase.FAILED) else None,
     }
 
@@ -90,6 +91,7 @@ def process_of(facts: Mapping[str, Any], spec: AgentSpec) -> Process:
         timeouts_s=facts["timeouts_s"],
         traits=facts.get("traits", {}),
         key=facts.get("key", ""),
+        state=facts.get("state", {}),
         deadline_s=facts["deadline_s"],
         **{name: facts[name] for name in _PLAIN},
     )

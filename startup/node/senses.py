@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -127,6 +128,8 @@ def _said(p: Process, fields: Mapping[str, str]) -> dict[str, Any]:
     if "X_AGENTKIT_REQUESTS" in fields:
         said["requests"] = _count(fields["X_AGENTKIT_REQUESTS"], p.requests)
         said["errors"] = _count(fields.get("X_AGENTKIT_ERRORS", ""), p.errors)
+    if "X_AGENTKIT_STATE" in fields:
+        said["state"] = _state(fields["X_AGENTKIT_STATE"]) or p.state
     return said
 
 
@@ -139,6 +142,17 @@ def _health(text: str) -> Health:
 
 def _count(text: str, otherwise: int) -> int:
     return int(text) if text.isascii() and text.isdigit() else otherwise
+
+
+def _state(text: str) -> dict[str, Any]:
+    """Only what `status` shows; empty: it can't be read."""
+    try:
+        told = json.loads(text)
+        numbers = {name: float(told[name]) for name in ("bytes", "saved_s", "number") if name in told}
+        texts = {name: str(told[name])[:MAX_TEXT] for name in ("store", "fallback", "trouble") if name in told}
+    except (ValueError, TypeError):
+        return {}
+    return {**texts, **numbers} if all(map(math.isfinite, numbers.values())) else {}
 
 
 def _timeouts(text: str | None) -> dict[str, float] | None:

@@ -92,6 +92,7 @@ class Process:
     traits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     requests: int = 0
     errors: int = 0
+    state: Mapping[str, Any] = field(default_factory=dict)  #: how what it remembers is kept, as it told last
     swap: Swap | None = None  #: another process of this slot, and what it is there for
     roll_error: str = ""  #: why its last successor did not become ready, and it serves on
     refused: str = ""  #: digest of the spec that no successor could be had for, in this revision

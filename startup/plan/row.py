@@ -64,6 +64,9 @@ class AgentRow:
     status_text: str = ""  #: the agent's own STATUS=
     requests: int = 0
     errors: int = 0
+    state: Mapping[str, Any] = field(
+        default_factory=dict
+    )  #: how what it remembers is kept (agentkit.agent.keeper), if anything
     memory_mb: float | None = None  #: PSS; filled in by `status`, not replicated
     log: str = ""  #: path on its machine
     version: int = 0  #: grows with every change of the row on its own node; replication keeps the highest

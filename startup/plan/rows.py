@@ -80,6 +80,7 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
         status_text=p.status_text,
         requests=p.requests,
         errors=p.errors,
+        state=p.state,
         log=f"{place.logs}/{p.id.instance}.log",
         version=version,
     )

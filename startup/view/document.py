@@ -68,6 +68,7 @@ def agent_with_figures(row: AgentRow, now_s: float) -> dict[str, Any]:
         "roll": row.roll,
         "roll_error": row.roll_error,
         "log": row.log,
+        "state": dict(row.state) or None,
     }
 
 

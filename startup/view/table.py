@@ -73,6 +73,7 @@ def agent_lines(
             "served",
             f"{count(row.requests, 'request')}, {count(row.errors, 'error')}" if row.requests or row.errors else "",
         ),
+        ("remembers", _remembers(row.state, now_s)),
         ("log", row.log),
     ]
     lines = [paint(str(row.id), BOLD, on=colour)]
@@ -80,6 +81,22 @@ def agent_lines(
     if log_tail:
         lines += ["", *(f"  | {cut(line, width - 4)}" for line in log_tail)]
     return lines
+
+
+def _remembers(state: Mapping[str, Any], now_s: float) -> str:
+    """How the agent's state is kept, in one line."""
+    if not state:
+        return ""
+    saved_s = state.get("saved_s")
+    kept = (
+        f"{state.get('bytes', 0) / 1024:.1f} KiB, saved {duration(max(0.0, now_s - saved_s))} ago"
+        if saved_s
+        else "nothing yet"
+    )
+    wrong = (
+        f"{what}: {state[key]}" for key, what in (("trouble", "NOT SAVED"), ("fallback", "FELL BACK")) if key in state
+    )
+    return "; ".join((f"in {state.get('store')}: {kept}", *wrong))
 
 
 _HEADING: Final = ("AGENT", "STATE", "PID", "UP", "MB", "CALLS", "NOTE")

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from agentkit import BadRequest, NotFound, StartupError
-from agentkit.testing import Running, running
+from agentkit.testing import MemoryStore, Running, running
 from agents.analytics import Analytics
 from agents.member import Member
 from agents.reporter import Reporter
@@ -152,6 +152,18 @@ async def test_a_report_without_one_of_them_says_who_is_away_and_why(tasks: Runn
     assert (report["usage"], report["machines"]) == (None, [])
     assert [away["agent"] for away in report["away"]] == ["Analytics", "NeverHeardOf"]
     assert "no agent called 'NeverHeardOf'" in report["markdown"]
+
+
+async def test_a_reporter_remembers_its_last_report_when_it_starts_again(tasks: Running[TaskManager]) -> None:
+    store = MemoryStore()
+    reports = []
+    for title in ("one", "two"):
+        await tasks.peer.create(title=title)
+        async with running(Reporter, peers={"TaskManager": tasks.endpoint}, state=store) as reporter:
+            reports.append(await reporter.peer.report())
+    assert [(report["number"], report["new_tasks"]) for report in reports] == [(1, None), (2, 1)]
+    assert reports[1]["since"] == reports[0]["made"]
+    assert "2 tasks, 0 overdue, +1 since" in reports[1]["markdown"]
 
 
 async def test_a_member_calls_its_peers_before_it_is_ready_and_serves() -> None:

@@ -22,6 +22,7 @@ PUBLIC = {
     "__version__",
     *("BaseAgent", "AgentConfig", "rpc", "every", "health_check", "NotRunning"),
     *("Client", "BlockingClient", "AgentId", "Deadline"),
+    *("AgentState", "StateError", "StateFenced", "StateNotSaved"),
     *("Event", "Delivery", "subscribe"),
     *("Leader", "Term", "LeadershipLost"),
     *("CallPolicy", "ServePolicy", "fallback", "LAST_ANSWER"),
