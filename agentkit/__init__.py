@@ -18,6 +18,7 @@ from agentkit._version import VERSION
 __version__: Final = VERSION
 
 if TYPE_CHECKING:
+    from agentkit.agent.awake import keeps_awake as keeps_awake
     from agentkit.agent.base import BaseAgent as BaseAgent
     from agentkit.agent.decorators import every as every
     from agentkit.agent.decorators import health_check as health_check
@@ -132,6 +133,7 @@ _HOMES: Final = {
     "BaseAgent": "agentkit.agent.base",
     "NotRunning": "agentkit.errors",
     "every": "agentkit.agent.decorators",
+    "keeps_awake": "agentkit.agent.awake",
     "fallback": "agentkit.agent.fallbacks",
     "health_check": "agentkit.agent.decorators",
     "rpc": "agentkit.agent.decorators",

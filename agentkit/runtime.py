@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from agentkit.agent import gauges
 from agentkit.agent.base import BaseAgent
 from agentkit.agent.blocking import BlockingCaller
+from agentkit.agent.body import Body
 from agentkit.agent.builtin import BUILTIN_METHODS, handle_request_of
 from agentkit.agent.caller import Caller
 from agentkit.agent.callmetrics import observe_calls
@@ -20,15 +21,18 @@ from agentkit.agent.dispatch import Dispatcher
 from agentkit.agent.event_client import route_by
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.fallbacks import fallbacks_of
+from agentkit.agent.hibernation import Hibernation
 from agentkit.agent.leading import Leading
 from agentkit.agent.own_keys import AgentKeys
+from agentkit.agent.pace import Pace
 from agentkit.agent.policies import calling_of, serving_of
 from agentkit.agent.selfreport import SelfReports
 from agentkit.agent.single import Single
 from agentkit.agent.stateful import keeper_of
+from agentkit.agent.tasks import Tasks
 from agentkit.agent.telling import Teller
 from agentkit.agent.threads import FromThreads
-from agentkit.agent.upkeep import TICK_S, Checks, aligned_sleep
+from agentkit.agent.upkeep import TICK_ASLEEP_S, TICK_S, Checks
 from agentkit.clock import now_s, wall_s
 from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord, Directory
 from agentkit.directory.mesh import MeshDirectory
@@ -42,7 +46,7 @@ from agentkit.observe.metrics import AgentMetrics
 from agentkit.observe.process import pss_mb
 from agentkit.observe.trace import BAD_TRACEPARENTS, Tracer
 from agentkit.resilience.deadline import Deadline
-from agentkit.settings import AgentSettings
+from agentkit.settings import AgentSettings, HibernateSettings
 from agentkit.transport import adopt
 from agentkit.transport.gate import Gate
 from agentkit.transport.inbox import Inbox
@@ -95,7 +99,9 @@ class AgentRuntime:
         self._me = Identity(settings.id, settings.incarnation)
         self._lag = LoopLag()
         self.reports = SelfReports(agent._error_bus, retries=settings.checks.retries)
-        self._checks = Checks(agent, settings.checks, self._tell_health, self.reports.check_failed)
+        self._tasks = Tasks(settings.id.name)
+        self._pace = Pace()
+        self._checks = Checks(agent, settings.checks, self._tell_health, self.reports.check_failed, self._pace)
         methods = {**agent.methods, **BUILTIN_METHODS}
         fallback = handle_request_of(type(agent))
         self.metrics_book = AgentMetrics(
@@ -155,13 +161,20 @@ class AgentRuntime:
             self.reports,
             self.leading,
             is_task=settings.kind == "task",
-            spawn=self._spawn,
+            spawn=self._tasks.spawn,
             end=self.request_stop,
             alone=self._alone,
             gate=gate,
+            pace=self._pace,
+        )
+        self.hibernation = Hibernation(
+            agent,
+            settings.hibernate if settings.kind == "service" else HibernateSettings(depth="never"),
+            Body(self._dispatcher, self.events, self.caller, self.blocking_caller, self.sockets, self._pace),
+            on_failed=self.reports.sleep_failed,
+            tell=self._teller.sleep,
         )
         self._keeper = keeper_of(agent, settings, self.reports, self._teller.state, store)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
         self._was_ready = False
         self._counters_timer: asyncio.TimerHandle | None = None
@@ -240,6 +253,7 @@ class AgentRuntime:
         began = Deadline.after(self.settings.grace_s)
         reserve_s = min(RESERVE_S, self.settings.grace_s / 4)
         self._single.close()
+        self.hibernation.close()
         self.running = False
         # Who asked before our successor took the health port over asks about the agent, and that is there
         self.phase = "ready" if self._is_succeeded else "stopping"
@@ -252,7 +266,8 @@ class AgentRuntime:
         # Handlers whose caller gave up may still be busy cleaning up: `on_stop` runs when nothing else does
         await self._dispatcher.idle(max(reserve_s / 4, began.left_s() - reserve_s))
         await self.events.finish(max(reserve_s / 4, began.left_s() - reserve_s))
-        await self._cancel_tasks(max(reserve_s / 4, began.left_s() - reserve_s))
+        await self.hibernation.finish(max(reserve_s / 4, began.left_s() - reserve_s))
+        await self._tasks.cancel(max(reserve_s / 4, began.left_s() - reserve_s))
         await self._run_on_stop(max(reserve_s / 2, began.left_s() - reserve_s / 2))
         if (
             self._keeper is not None
@@ -290,34 +305,27 @@ class AgentRuntime:
             self._inbox.adopt(self._listeners[name], encrypted=name in self._encrypted)
 
     def _begin_upkeep(self) -> None:
-        self._spawn("tick", self._tick)
+        self._tasks.spawn("tick", self._tick)
         for check in self._checks.forever():
-            self._spawn("checks", check)
+            self._tasks.spawn("checks", check)
         self._single.begin()
+        self.hibernation.begin()
         if self._keeper is not None:
-            self._spawn("state", self._keeper.keep_saving)
+            self._tasks.spawn("state", self._keeper.keep_saving)
         if isinstance(self._directory, MeshDirectory):
             self._attach_timer = self.loop.call_later(ATTACH_DELAY_S, self._directory.start)
 
     def _alone(self) -> None:
         """The predecessor is gone."""
-        self._spawn("http", self._serve_http)
+        self._tasks.spawn("http", self._serve_http)
         if self._keeper is not None:
-            self._spawn("state claim", self._keeper.claim)
-
-    def _spawn(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
-        async def owned() -> None:
-            await function()
-
-        task = self.loop.create_task(owned(), name=f"{self.settings.id.name}:{name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            self._tasks.spawn("state claim", self._keeper.claim)
 
     async def _tick(self) -> None:
         period_s = min(TICK_S, self.settings.watchdog_s / 3) if self.settings.watchdog_s else TICK_S
+        asleep_s = self.settings.watchdog_s / 2 or TICK_ASLEEP_S
         while True:
-            self._lag.due(now_s() + period_s - now_s() % period_s)
-            await aligned_sleep(period_s)
+            await self._pace.until_aligned(period_s, asleep_s=asleep_s, due=self._lag.due)
             self._lag.ran(now_s())
             if self.settings.watchdog_s:
                 self._teller.alive()
@@ -325,18 +333,6 @@ class AgentRuntime:
                 self._safety_hits += self._inbox.safety_check() + self.events.safety_check()
 
     # -- stopping -----------------------------------------------------------------------------------------------------
-
-    async def _cancel_tasks(self, limit_s: float) -> None:
-        if not self._tasks:
-            return
-        for task in self._tasks:
-            task.cancel()
-        done, left = await asyncio.wait(tuple(self._tasks), timeout=limit_s)
-        for task in done:
-            if not task.cancelled() and task.exception() is not None:
-                log.error("agent.task_failed", task=task.get_name(), exc_info=task.exception())
-        for task in left:
-            log.error("agent.task_ignores_cancellation", task=task.get_name(), waited_s=round(limit_s, 1))
 
     async def _run_on_stop(self, limit_s: float) -> None:
         # Not wait_for: it would wait for ever for an `on_stop` that takes no notice of being cancelled
@@ -404,6 +400,7 @@ class AgentRuntime:
         await self.events.reconnected()
         if self._was_ready and self.running:
             self._teller.ready(self.agent.methods, self._checks.board.verdict, self._listeners)
+            self.hibernation.retell()
 
     # -- seeing -------------------------------------------------------------------------------------------------------
 
@@ -425,6 +422,7 @@ class AgentRuntime:
             in_flight=self._dispatcher.in_flight,
             last_progress_age_s=now_s() - last_s if last_s is not None else None,
             memory_mb=pss_mb(),
+            asleep=self.hibernation.asleep,
             verdict=self._checks.board.verdict,
             checks=self._checks.board.checks,
         )
@@ -443,6 +441,7 @@ class AgentRuntime:
         dispatcher.on_counted = self._note_request
         dispatcher.on_failed = self.reports.handler_failed
         gauges.show(book, dispatcher, self._lag, lambda: self._inbox, lambda: self._safety_hits)
+        gauges.show_sleep(book, self.hibernation)
         self.reports.show(book)
         if self._keeper is not None:
             self._keeper.show(book)

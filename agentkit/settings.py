@@ -30,10 +30,15 @@ _VARIABLES: Final[Mapping[str, str]] = {
     "watchdog_s": "WATCHDOG_USEC",
     "trace_sample": "AGENTKIT_TRACE_SAMPLE",
     "state_every_s": "AGENTKIT_STATE_EVERY_S",
+    "hibernate": "AGENTKIT_HIBERNATE",
     "kind": "AGENTKIT_KIND",
     "log_format": "AGENTKIT_LOG_FORMAT",
     "log_level": "AGENTKIT_LOG_LEVEL",
 }
+
+
+#: How deep a sleep is: light keeps the process, deep ends it.
+Depth = Literal["light", "deep"]
 
 
 class AgentConfig(BaseModel):
@@ -54,6 +59,14 @@ class SecretSource(BaseModel):
         if (self.file is None) == (self.env is None):
             raise ValueError("either `file` or `env`")
         return self
+
+
+class HibernateSettings(BaseModel):
+    """When an agent sleeps, and how deep. Default: what a fleet file without `hibernate` means."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    after_s: float = Field(300.0, gt=0, allow_inf_nan=False)
+    depth: Literal["light", "deep", "never"] = "light"
 
 
 class AgentSettings(BaseModel):
@@ -88,6 +101,7 @@ class AgentSettings(BaseModel):
     state_every_s: float = Field(
         300.0, ge=0, allow_inf_nan=False, description="between two saves of a state that changes; 0: only when asked"
     )
+    hibernate: HibernateSettings = HibernateSettings()
     kind: Literal["service", "task"] = Field("service", description="a task ends when its `run` returns")
     log_format: Literal["json", "text", "auto"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
@@ -129,6 +143,7 @@ class AgentSettings(BaseModel):
             checks=_policy(checks),
             trace_sample=_number(environ, "AGENTKIT_TRACE_SAMPLE", DEFAULT_SAMPLE),
             state_every_s=_number(environ, "AGENTKIT_STATE_EVERY_S", 300.0),
+            hibernate=_json(environ, "AGENTKIT_HIBERNATE"),
             kind=environ.get("AGENTKIT_KIND", "service"),
             log_format=environ.get("AGENTKIT_LOG_FORMAT", "auto"),
             log_level=environ.get("AGENTKIT_LOG_LEVEL", "INFO").upper(),

@@ -156,7 +156,7 @@ class SystemMonitor(BaseAgent):
         self.last_reading = MACHINE_START
         self.sample()
 
-    @every("10s")
+    @every("10s", slows=False)
     async def sample_regularly(self) -> None:
         """One more point for the window; the oldest makes room."""
         self.sample()

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol, Un
 
 from pydantic import ValidationError
 
+from agentkit.agent.awake import AwakeBlock
 from agentkit.agent.blocking import BlockingCaller
 from agentkit.agent.caller import Caller, PeerProxy
 from agentkit.agent.context import serving
 from agentkit.agent.course import CallOptions
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.handlers import Method, methods_of
+from agentkit.agent.hibernation import Hibernation
 from agentkit.agent.leading import Leader, Leading
 from agentkit.agent.policies import methods_under
 from agentkit.agent.streaming import Results
@@ -28,7 +30,7 @@ from agentkit.observe.reports import Severity
 from agentkit.observe.trace import Tracer
 from agentkit.resilience.deadline import Deadline
 from agentkit.resilience.policy import NOTHING_SAID, USUAL_CALLS, USUAL_SERVICE, CallPolicy, FilePolicy, ServePolicy
-from agentkit.settings import AgentConfig, AgentSettings
+from agentkit.settings import AgentConfig, AgentSettings, Depth
 from agentkit.transport.gate import WAYS
 from agentkit.transport.pool import SocketPool
 
@@ -44,6 +46,7 @@ class Wiring(Protocol):
     sockets: SocketPool
     events: AgentEvents
     leading: Leading
+    hibernation: Hibernation
     tracer: Tracer
     loop: asyncio.AbstractEventLoop
     running: bool
@@ -129,10 +132,25 @@ class BaseAgent:
 
         Calls to dependencies work. Raising fails the agent: traceback in its log, reason in `status`."""
 
+    async def on_hibernate(self) -> None:
+        """It is about to sleep: release what can be had again (models, connections, caches). On the event loop, while calls and events
+        wait; within 60 s.
+
+        Comes when the agent was idle for `hibernate.after` (docs/hibernation.md says what that means), or an operator asked for it.
+        What the runtime itself gives back needs nothing here: pooled sockets, connections to peers, cached answers, resources of
+        `self.resources`. Raising is reported; the agent sleeps all the same, but only lightly."""
+
+    async def on_wake(self) -> None:
+        """The reverse of `on_hibernate`: somebody needs the agent. On the event loop; the calls and events that came meanwhile wait
+        for it, each within its own deadline; within 60 s.
+
+        Raising is reported, ends the calls that wait (InternalError, nothing ran), and the next call tries again."""
+
     async def on_stop(self) -> None:
         """Close what `on_start` opened. On the event loop, when no call runs any more, within the grace period.
 
-        Also runs when `on_start` raised. Raising is logged and does not keep the agent from stopping."""
+        Also runs when `on_start` raised, and while the agent sleeps (`self.asleep`), without
+        `on_wake`. Raising is logged and does not keep the agent from stopping."""
 
     @classmethod
     def migrate_state(cls, version: int, data: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG003 - what authors get
@@ -244,6 +262,23 @@ class BaseAgent:
     def blocking(self) -> BlockingCaller:
         """The same calls for threads and plain `def` handlers: `self.blocking.peer("X").method(...)`, `.call(...)`, `.publish(...)`."""
         return self._wired.blocking_caller
+
+    @property
+    def asleep(self) -> Depth | None:
+        """ "light" while it sleeps: what runs by itself then (`@every`, checks, `run`) finds what `on_hibernate` has left."""
+        return self._wiring.hibernation.asleep if self._wiring is not None else None
+
+    def keeps_awake(self, name: str = "a block") -> AwakeBlock:
+        """The agent does not fall asleep within this block, and is woken first where it sleeps: `async with self.keeps_awake("train"):`,
+        or `with` in a thread. (A plain `with` on the event loop can't wait until it is awake.) `name`: for `status`.
+
+        For work that nobody called for; handlers of calls and events, open streams and calls without an answer keep it awake by
+        themselves. From any thread. Waking it may raise InternalError: `on_wake` did."""
+        return self._wired.hibernation.block(name)
+
+    def stay_awake(self, seconds: float) -> None:
+        """Not asleep for so long from now on; an agent that sleeps begins to wake. From any thread; never shortens what was said."""
+        self._wired.hibernation.stay_awake(seconds)
 
     def report_error(self, severity: Severity, message: str, **context: Any) -> None:
         """Tell operators that something went wrong: a log line with `context`, the last error that `status` shows, and a place in

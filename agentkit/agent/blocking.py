@@ -194,6 +194,7 @@ class BlockingCaller:
             records = self._lookup(target, Deadline(course.at_s))
             with self._lock:
                 record = course.choose(self._route(target, records), arguments, now_s())
+                self._under_way[record.id] += 1
             channel: BlockingChannel | None = None
             try:
                 with self._lock:
@@ -218,6 +219,8 @@ class BlockingCaller:
                     course.answered()
                 return
             finally:
+                with self._lock:
+                    self._under_way[record.id] -= 1
                 if channel is not None:
                     channel.close()
             time.sleep(pause_s)
@@ -232,6 +235,19 @@ class BlockingCaller:
     def peer(self, target: str, **options: Unpack[CallOptions]) -> BlockingPeerProxy:
         """`target`'s methods as methods: `caller.peer("TaskManager").create(title="x")`. `options`: those of `call`."""
         return BlockingPeerProxy(self, target, options)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls of threads without an answer yet, open streams among them."""
+        with self._lock:
+            return self._under_way.total()
+
+    def release(self) -> None:
+        """Say BYE on channels that no call is in; the next one opens another."""
+        with self._lock:
+            for channel in tuple(self._all):
+                if not channel.is_in_use:
+                    channel.close()
 
     def close(self) -> None:
         """Say BYE on every channel of every thread. A call that another thread is in goes on and closes its own; new ones end

@@ -199,6 +199,17 @@ class Caller:
             if channel.dial is not None and not self._dialer.knows(channel.dial):
                 channel.close(PeerLost(f"{channel.label}: its key was revoked"))
 
+    @property
+    def in_flight(self) -> int:
+        """Calls without an answer yet, open streams among them."""
+        return sum(channel.in_flight for channel in self._channels.values())
+
+    def release(self) -> None:
+        """Say BYE on channels that nothing waits for; the next call opens another."""
+        for channel in tuple(self._channels.values()):
+            if not channel.in_flight:
+                channel.close()
+
     def close(self) -> None:
         """Say BYE on every channel. Calls that wait for an answer end by PeerLost, new ones by CallCancelled."""
         self._is_closed = True

@@ -69,6 +69,7 @@ class Every:
 
     interval_s: float
     leader: str = ""
+    slows: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,17 +152,21 @@ def rpc(
     return decorate(function) if function is not None else decorate
 
 
-def every(interval: str | float, *, leader: str = "") -> Callable[[F], F]:
+def every(interval: str | float, *, leader: str = "", slows: bool = True) -> Callable[[F], F]:
     """Run a method again and again, first one interval after `on_start`, never twice at once, late rather than in a burst.
 
     `async def` runs on the loop, plain `def` on a worker thread. Raising is logged and counted as a failed run; the next
     one comes as usual. Cancelled before `on_stop`. `leader`: only while this agent is the one leader of that name
-    (`self.leader`), first one interval after it became that; an `async def`, because it is cancelled when another may lead."""
+    (`self.leader`), first one interval after it became that; an `async def`, because it is cancelled when another may lead.
+
+    `slows`: while the agent sleeps it runs a tenth as often, but once a minute at least; False: as often as ever. It finds what
+    `on_hibernate` has left of the agent; with `@keeps_awake` beside it, it wakes the agent instead. By itself it keeps no agent
+    from sleeping (docs/hibernation.md)."""
     interval_s = seconds(interval, at="@every()")
     if interval_s <= 0:
         raise ConfigError(at="@every()", got=interval, want="more than 0 seconds")
     if not leader:
-        return mark(Every(interval_s=interval_s))
+        return mark(Every(interval_s=interval_s, slows=slows))
     if not is_name(leader):
         raise ConfigError(at="@every(leader=)", got=leader, want="a letter, then letters, digits, _ . or -")
 
@@ -169,7 +174,7 @@ def every(interval: str | float, *, leader: str = "") -> Callable[[F], F]:
         if not inspect.iscoroutinefunction(function):
             want = "an `async def`: a thread can't be cancelled when another leads"
             raise ConfigError(at="@every(leader=)", got=getattr(function, "__qualname__", function), want=want)
-        return mark(Every(interval_s=interval_s, leader=leader))(function)
+        return mark(Every(interval_s=interval_s, leader=leader, slows=slows))(function)
 
     return decorate
 

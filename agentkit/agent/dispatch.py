@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from agentkit.agent.context import Serving, current_call
 from agentkit.agent.course import IDEMPOTENCY_KEY
+from agentkit.agent.doorstep import Doorstep
 from agentkit.agent.explaining import as_told, explained
 from agentkit.agent.handlers import Method
 from agentkit.agent.plain_verbs import PlainVerbs
@@ -79,11 +80,15 @@ class Dispatcher:
         self.methods = methods
         self.on_counted: Callable[[], None] = lambda: None  #: a request was answered or refused
         self.on_failed: Callable[[str, BaseException], bool] = lambda *_: True  #: a handler raised; whether to log it
-        self.last_progress_s: float | None = None
+        self.last_progress_s: float | None = None  #: when it last answered somebody: `describe` and spans do not count
         every = (*methods.values(), fallback) if fallback else methods.values()
         self._bound: dict[str, Handler] = {m.name: functools.partial(m.function, owner) for m in every}
         self._turns = Turns(policy, every, start=self._start, refuse=self._drop, waited=meter.waited)
-        self.sharing = Sharing(policy, methods, settle=self._settle, admit=self._turns.admit)
+        self._admit: Callable[[Serving], None] = (
+            self._turns.admit
+        )  #: while the agent sleeps: where requests wait until it is awake
+        self._doorstep = Doorstep(policy.running + policy.queue, self._turns.admit, self._drop)
+        self.sharing = Sharing(policy, methods, settle=self._settle, admit=lambda work: self._admit(work))
         self._plain = PlainVerbs(methods, fallback)
         self._meter = meter
         self._tracer = tracer or Tracer(0)
@@ -123,7 +128,7 @@ class Dispatcher:
             except CallError as error:
                 self._drop(work, error)
                 return
-        self._turns.admit(work)
+        self._admit(work)
 
     def abandon(self, inbound: Inbound) -> None:
         """Its caller has gone: cancel it."""
@@ -165,6 +170,28 @@ class Dispatcher:
             return True
         _, left = await asyncio.wait(tasks, timeout=limit_s)
         return not left
+
+    def hold(self, wake: Callable[[str], None]) -> None:
+        """The agent falls asleep: requests wait from now on, each within its own deadline, and call `wake` with what they are."""
+        self._admit = self._doorstep.opened(wake)
+
+    def resume(self) -> None:
+        """It is awake: who waits gets a turn."""
+        self._admit = self._turns.admit
+        for work in self._doorstep.leave():
+            if work.key in self._works:
+                self._turns.admit(work)
+
+    def refuse_held(self, error: Callable[[], CallError]) -> None:
+        """It could not be woken: who waits for that hears of it."""
+        for work in self._doorstep.leave():
+            if work.key in self._works:
+                self._drop(work, error())
+
+    def release(self) -> None:
+        """Give back what an idle agent does not need: worker threads, answers of `@rpc(cache=)`, keys whose time is over."""
+        self.sharing.release()
+        self._workers.close()
 
     def close(self) -> None:
         """Forget timers and threads."""
@@ -289,7 +316,8 @@ class Dispatcher:
     def _done(self, work: Serving, outcome: str) -> None:
         now = now_s()
         took_s = now - work.started_s
-        self.last_progress_s = now
+        if not work.method.is_control:
+            self.last_progress_s = now
         self._meter.finished(work.method.name, took_s, outcome)
         self.on_counted()
         if work.span is not None:
@@ -358,6 +386,7 @@ class Dispatcher:
                 inbound, type(outcome)(outcome.message, retry_safe=outcome.retry_safe, details=outcome.details)
             )
             return
+        self.last_progress_s = now_s()
         self._meter.finished(work.method.name, 0.0, "ok")
         self.on_counted()
         assert self.answers is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from heapq import nlargest
 from operator import itemgetter
 from typing import Any, Final
@@ -87,6 +87,21 @@ class AgentEvents:
     async def reconnected(self) -> None:
         """The node is there (again)."""
         await self._route.reconnected()
+
+    def hold(self, wake: Callable[[str], Awaitable[None]] | None) -> None:
+        """While the agent sleeps, events wait for `wake` before they are handled; None: it is awake."""
+        for one in self._subscriptions:
+            one.wake = wake
+
+    @property
+    def active_s(self) -> float:
+        """When an event was handled last; 0: never."""
+        return max((one.active_s for one in self._subscriptions), default=0.0)
+
+    @property
+    def handling(self) -> int:
+        """Runs of `@subscribe` methods at this moment."""
+        return sum(one.running for one in self._subscriptions)
 
     def safety_check(self) -> int:
         """Take what an eaten edge may have hidden; how many events that were."""

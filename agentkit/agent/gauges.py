@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from agentkit.agent.dispatch import Dispatcher
+from agentkit.agent.hibernation import Hibernation
 from agentkit.clock import now_s
 from agentkit.observe.lag import LoopLag
 from agentkit.observe.metrics import AgentMetrics
@@ -60,6 +61,18 @@ def show(
         ("agent_repeats_total", "Requests whose idempotency key had come before", dispatcher.sharing.repeats),
     ):
         book.counters(name, help_, "method", lambda counts=counts: counts)  # type: ignore[misc]
+
+
+def show_sleep(book: AgentMetrics, hibernation: Hibernation) -> None:
+    """Whether it sleeps, and what waking costs."""
+    book.gauge("agent_asleep", "1 while the agent sleeps", lambda: hibernation.asleep is not None)
+    book.counter("agent_wakes_total", "Times that it was woken", lambda: hibernation.wakes)
+    book.gauge("agent_wake_seconds", "How long waking took the last time", lambda: hibernation.wake_s or 0.0)
+    book.gauge(
+        "agent_memory_given_back_bytes",
+        "Memory that the last sleep gave back",
+        lambda: hibernation.given_back_mb * 1024 * 1024,
+    )
 
 
 def _of_gates(gates: Mapping[str, Gate[Any]], read: Callable[[Gate[Any]], int]) -> Mapping[str, float]:

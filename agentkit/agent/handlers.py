@@ -65,6 +65,7 @@ class Method:
             )
         self.options = options
         self.is_urgent = options.priority == "high"
+        self.is_control = options.priority == "control"  #: a question about the agent, not for it
 
     def under(self, said: Mapping[str, Any]) -> Method:
         """This method as the fleet file wants it: other options of Rpc (`cache_s` 0: none). Schemas that were made are kept.

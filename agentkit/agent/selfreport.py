@@ -29,6 +29,10 @@ class SelfReports:
         """`on_start`, `run` or `on_stop` raised."""
         self._failed("critical", what, exc)
 
+    def sleep_failed(self, what: str, exc: BaseException) -> None:
+        """`on_hibernate`, `on_wake` or a step into deep sleep raised."""
+        self._failed("error", what, exc)
+
     def check_failed(self, name: str, why: str, failures: int, exc: BaseException | None) -> None:
         """The first failure of a row is a warning, the one that makes the agent unhealthy an error; those between say nothing new."""
         if failures in (1, self._retries):

@@ -122,6 +122,12 @@ class Sharing:
             self._kept(share).put(_place(share), (share.arguments, outcome), size, now_s())
         self._end_all(share, outcome)
 
+    def release(self) -> None:
+        """Forget answers of cached methods, and those to keys that are no longer promised."""
+        for cache in self._caches.values():
+            cache.clear()
+        self._keys.expire(now_s())
+
     def left(self, work: Serving, why: CallError) -> None:
         """It will not run, or does not wait for the other's run any more."""
         share = work.share

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.leading import Leading
+from agentkit.agent.pace import Pace
 from agentkit.agent.selfreport import SelfReports
 from agentkit.agent.upkeep import repeating
 from agentkit.observe.log import get_logger
@@ -37,6 +38,7 @@ class Single:
         end: _End,
         alone: Callable[[], None],
         gate: Gate | None,
+        pace: Pace | None = None,
     ) -> None:
         """`spawn` starts a task of the agent's, `end` ends the agent; `alone` is called when the gate opens."""
         self._agent = agent
@@ -48,6 +50,7 @@ class Single:
         self._end = end
         self._alone = alone
         self._gate = gate
+        self._pace = pace
         self._takes_events = False
         self._is_ready = False
 
@@ -75,7 +78,7 @@ class Single:
         if not self._takes_events:
             self._spawn("events", self._take_events)
         self._leading.open()
-        for name, repeat in repeating(self._agent, self._reports.every_failed):
+        for name, repeat in repeating(self._agent, self._reports.every_failed, self._pace):
             self._spawn(name, repeat)
         run = getattr(self._agent, "run", None)
         if run is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from agentkit.agent.decorators import mark, marked
+from agentkit.clock import now_s
 from agentkit.errors import ConfigError
 from agentkit.events.delivery import Delivery
 from agentkit.events.registry import Event, type_of
@@ -73,6 +74,10 @@ class Subscription:
         self.name = name
         self._shape = shape_of(function, options.pattern)
         self.pattern = self._shape.pattern
+        self.active_s = 0.0  #: when it last had handled all that had come
+        self.wake: Callable[[str], Awaitable[None]] | None = (
+            None  #: set while the agent sleeps: waits until it is awake
+        )
         self.failed = 0  #: events that the method raised for, or that did not fit its annotation
         self._owner = owner
         self._function = function
@@ -92,6 +97,11 @@ class Subscription:
             task = self._loop.create_task(self._work(), name=f"events:{self.name}")
             self._running.add(task)
         return True
+
+    @property
+    def running(self) -> int:
+        """Runs of the method at this moment."""
+        return len(self._running)
 
     async def finish(self, limit_s: float) -> None:
         """Wait until what has arrived is handled; what is left after `limit_s` is given up."""
@@ -114,6 +124,8 @@ class Subscription:
             while waiting:
                 delivery = waiting.popleft()
                 try:
+                    if self.wake is not None:
+                        await self.wake(f"event {delivery.topic}")
                     if self._is_async:
                         await function(owner, *arguments(delivery))
                     else:
@@ -129,6 +141,7 @@ class Subscription:
             task = asyncio.current_task()
             assert task is not None
             self._running.discard(task)
+            self.active_s = now_s()
 
     def _note(self, delivery: Delivery, failure: Exception) -> None:
         self.failed += 1

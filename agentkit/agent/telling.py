@@ -90,6 +90,10 @@ class Teller:
         """What was published and received so far (agent.events)."""
         self._notifier.send_now({"X_AGENTKIT_EVENTS": json.dumps(summary)})
 
+    def sleep(self, summary: Mapping[str, object]) -> None:
+        """It sleeps, is awake again, or something keeps it awake (agent.hibernation)."""
+        self._tell({"X_AGENTKIT_SLEEP": json.dumps(summary)})
+
     def close(self) -> None:
         """What was not sent by now is not sent."""
         self._unsent.clear()

@@ -11,21 +11,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from agentkit.agent.decorators import Every, HealthCheck, marked
+from agentkit.agent.pace import Pace
 from agentkit.clock import now_s
 from agentkit.health.checks import CheckPolicy, HealthBoard
 from agentkit.observe.log import get_logger
 
 log = get_logger("agentkit.upkeep")
 
-#: Longest time between two ticks, in seconds.
+#: Longest time between two ticks, in seconds; while the agent sleeps.
 TICK_S: Final = 10.0
-
-
-async def aligned_sleep(period_s: float) -> None:
-    """Until the machine's clock shows the next multiple of `period_s`."""
-    left_s = period_s - now_s() % period_s
-    # The loop's clock has a resolution of 1 ms and may have called early: the multiple that is due is not slept for again
-    await asyncio.sleep(left_s if left_s > 0.002 else left_s + period_s)
+TICK_ASLEEP_S: Final = 60.0
 
 
 def _forget_outcome(future: asyncio.Future[None]) -> None:
@@ -51,6 +46,7 @@ class Checks:
         policy: CheckPolicy,
         on_change: Callable[[], None],
         on_failed: Callable[[str, str, int, BaseException | None], None] = lambda *_: None,
+        pace: Pace | None = None,
     ) -> None:
         """`on_change`: the verdict is another one. `on_failed`: name, reason, how often in a row, what it raised."""
         self.board = HealthBoard(policy)
@@ -58,6 +54,7 @@ class Checks:
         self._policy = policy
         self._on_change = on_change
         self._on_failed = on_failed
+        self._pace = pace or Pace()
         self._running: dict[str, asyncio.Future[None]] = {}  # on threads that went past their time limit
         self._checks: list[tuple[str, Callable[..., Any], HealthCheck]] = marked(type(owner), HealthCheck)
         self.board.declare(name for name, _, _ in self._checks)
@@ -77,7 +74,7 @@ class Checks:
         ) -> Callable[[], Awaitable[None]]:
             async def loop() -> None:
                 while True:
-                    await aligned_sleep(interval_s)
+                    await self._pace.until_aligned(interval_s)
                     await asyncio.gather(*(self._check(*check) for check in checks))
 
             return loop
@@ -119,22 +116,24 @@ class Checks:
 
 
 def repeating(
-    owner: Any, on_failed: Callable[[str, BaseException], bool] = lambda *_: True
+    owner: Any, on_failed: Callable[[str, BaseException], bool] = lambda *_: True, pace: Pace | None = None
 ) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
     """(name, endless coroutine function) for each `@every` method. `on_failed`: whether what it raised is to be logged."""
 
     def repeat(name: str, function: Callable[..., Any], options: Every) -> Callable[[], Awaitable[None]]:
         async def loop() -> None:
-            due_s = now_s() + options.interval_s
+            own = (pace if options.slows else None) or Pace()
+            last_s = now_s()
             while True:
-                await asyncio.sleep(max(0.0, due_s - now_s()))
+                await own.until(last_s, options.interval_s)
                 try:
                     await invoke(function, owner)
                 except Exception as exc:
                     if on_failed(name, exc):
                         log.error("every.failed", method=name, exc_info=exc)
                 # late rather than in a burst: runs that were missed are left out
-                due_s = max(due_s + options.interval_s, now_s())
+                interval_s = own.interval_s(options.interval_s)
+                last_s = max(last_s + interval_s, now_s() - interval_s)
 
         async def lead() -> None:
             await owner.leader(options.leader).lead(lambda _: loop())

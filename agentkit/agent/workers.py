@@ -40,9 +40,10 @@ class Workers:
             raise
 
     def close(self) -> None:
-        """One that is stuck is left behind: nothing can end it."""
+        """They end; the next call that needs one has new ones. One that is stuck is left behind: nothing can end it."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
 
     def _on_unstuck(self, future: asyncio.Future[Any]) -> None:
         self.stuck -= 1

@@ -62,6 +62,18 @@ class Kept(Generic[V]):
         self._found[key] = entry  # the youngest now
         return value
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._found.clear()
+        self.size = 0
+
+    def expire(self, now_s: float) -> None:
+        """Forget what is too old."""
+        for key, (until_s, size, _) in tuple(self._found.items()):
+            if now_s >= until_s:
+                del self._found[key]
+                self.size -= size
+
     def put(self, key: Hashable, value: V, size: int, now_s: float) -> None:
         """Keep `value`, which needs `size` bytes with its key; not at all where that alone is too much."""
         old = self._found.pop(key, None)

@@ -21,7 +21,7 @@ from agentkit.health.checks import CheckPolicy
 from agentkit.names import AgentId, AgentName, MachineName
 from agentkit.resilience.policy import FilePolicy
 from agentkit.runtime import AgentRuntime
-from agentkit.settings import AgentSettings, SecretSource
+from agentkit.settings import AgentSettings, HibernateSettings, SecretSource
 from agentkit.state.memory import MemoryStore
 from agentkit.state.model import AgentState, packed
 from agentkit.state.store import Snapshot
@@ -48,6 +48,15 @@ class Running(Generic[A]):
         """Call one of its methods over its real socket."""
         return await self.caller.call(self.agent.name, method, arguments, **options)
 
+    async def fall_asleep(self) -> None:
+        """Light sleep now (`on_hibernate` and what follows), however short the agent was idle. RuntimeError says what keeps it awake."""
+        if why := await self.agent._wired.hibernation.sleep_now("light"):
+            raise RuntimeError(f"{self.agent.name} does not sleep: {why}")
+
+    async def wake(self) -> None:
+        """Wake it, as a call would. Raises what such a call would get: InternalError when `on_wake` raised."""
+        await self.agent._wired.hibernation.wake("the test")
+
     @property
     def peer(self) -> PeerProxy:
         """The same, as methods: `await running.peer.count(text="x")`."""
@@ -69,12 +78,14 @@ async def running(
     trace_sample: float = 0,
     state: AgentState | Mapping[str, Any] | MemoryStore | None = None,
     state_every_s: float = 300.0,
+    hibernate: HibernateSettings | None = None,
 ) -> AsyncIterator[Running[A]]:
     """`cls`, started and ready, until the block ends. `peers`: name -> endpoint of the agents that it calls
     (another `running(...)`'s `endpoint`). StartupError when it does not come up.
     `policy`: agentkit.resilience.policy.FilePolicy, as a map: what a fleet file may say. `data_dir`: default a temporary one.
     `trace_sample`: the part of its own calls that is traced. `state`: what it remembers of an earlier life; or a MemoryStore, which
-    may be given to the next one, too. Without it the state is kept in `data_dir`. `state_every_s`: how often it is saved by itself."""
+    may be given to the next one, too. Without it the state is kept in `data_dir`. `state_every_s`: how often it is saved by itself.
+    `hibernate`: when it sleeps (default: never by itself; `fall_asleep` and `wake` do it by hand)."""
     with tempfile.TemporaryDirectory(prefix="agentkit-") as scratch:
         settings = AgentSettings(
             id=AgentId(MACHINE, AgentName(name or cls.__name__)),
@@ -88,6 +99,7 @@ async def running(
             checks=checks or CheckPolicy(),
             trace_sample=trace_sample,
             state_every_s=state_every_s,
+            hibernate=hibernate or HibernateSettings(depth="never"),
         )
         agent = cls._from_settings(settings, settings.read_secrets())
         assert isinstance(agent, cls)

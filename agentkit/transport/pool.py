@@ -175,6 +175,19 @@ class SocketPool:
                 self._opened, self._reused, self._discarded, self._expired, self._refused,
             )  # fmt: skip
 
+    @property
+    def leased(self) -> int:
+        """Sockets that are lent now."""
+        with self._lock:
+            return len(self._leased)
+
+    def release(self) -> None:
+        """Close what is idle now, not only after `idle_s`."""
+        with self._lock:
+            for key, socks in tuple(self._idle.items()):
+                while socks:
+                    self._close_idle(key, socks)
+
     def close(self) -> None:
         """Close what is idle, and let waiting threads go. A socket that is in use now is closed by the thread that has it, at
         the end of its block: no other thread may touch it. On the loop, where there is one."""

@@ -13,7 +13,7 @@ from agentkit.names import Incarnation
 from startup.node.paths import Places
 from startup.node.zygote_link import FREE, Admission, ForkOrder
 from startup.plan.rows import LOOPBACK
-from startup.spec.fleet import AgentSpec, AgentTarget, Fleet, MachineSpec
+from startup.spec.fleet import AgentSpec, AgentTarget, Fleet, HibernatePolicy, MachineSpec
 
 #: What every process gets from the node's own environment, when it is set there (configuration.md, "What a process inherits").
 PASSED: Final = ("PATH", "HOME", "USER", "LANG", "TZ", "VIRTUAL_ENV", "AGENTKIT_DEBUG")
@@ -136,6 +136,8 @@ def _told(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnatio
         told["AGENTKIT_SECRETS"] = json.dumps({name: asdict(ref) for name, ref in spec.secrets.items()})
     if spec.policy:
         told["AGENTKIT_POLICY"] = json.dumps(spec.policy)
+    if spec.hibernate != HibernatePolicy():
+        told["AGENTKIT_HIBERNATE"] = json.dumps(asdict(spec.hibernate))
     if spec.roll:
         told["AGENTKIT_ROLL"] = spec.roll
     if spec.kind == "task":

@@ -89,7 +89,7 @@ class HealthCheckPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HibernatePolicy:
-    """Kept for the hibernation that a later version acts on."""
+    """When it sleeps: idle for `after_s`."""
 
     after_s: float = 300.0
     depth: Literal["light", "deep", "never"] = "light"

@@ -97,10 +97,10 @@ class ShutdownModel(Model):
 
 
 class HibernateModel(Model):
-    after: Duration = Field(300.0, description="Without a request for this long: sleep.")
+    after: Duration = Field(300.0, gt=0, description="Without a call, an event or running work for this long: sleep.")
     depth: Literal["light", "deep", "never"] = Field(
         "light",
-        description="light: connections and models are released; deep: the process exits, its port is kept; never.",
+        description="light: connections, caches and resources are released; deep: the process exits, its port is kept; never.",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from startup.spec.fleet import AgentSpec, HibernatePolicy
+from startup.spec.fleet import AgentSpec
 from startup.spec.problem import Problem
 from startup.spec.resolve import Resolved
 
@@ -26,8 +26,8 @@ def unserved(resolved: Resolved) -> Iterator[Problem]:
         place = str(resolved.settings.place_of("consul"))
         found = "how Consul is reached, but `registry` is not consul: it is not asked"
         yield Problem(severity="warning", check="registry", place=place, at="consul", found=found)
-    asleep = [spec for spec in fleet.agents if spec.hibernate != HibernatePolicy() and spec.hibernate.depth != "never"]
-    yield from _of_agents(resolved, "hibernate", asleep, "not acted on yet: nothing sleeps")
+    deep = [spec for spec in fleet.agents if spec.hibernate.depth == "deep"]
+    yield from _of_agents(resolved, "hibernate", deep, "not acted on in full yet: it sleeps lightly")
 
 
 def _of_agents(resolved: Resolved, key: str, specs: list[AgentSpec], what: str) -> Iterator[Problem]:

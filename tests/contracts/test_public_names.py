@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 #: The promise. A name may be added; taking one away or renaming it breaks its users.
 PUBLIC = {
     "__version__",
-    *("BaseAgent", "AgentConfig", "rpc", "every", "health_check", "NotRunning"),
+    *("BaseAgent", "AgentConfig", "rpc", "every", "health_check", "keeps_awake", "NotRunning"),
     *("Client", "BlockingClient", "AgentId", "Deadline"),
     *("AgentState", "StateError", "StateFenced", "StateNotSaved"),
     *("Event", "Delivery", "subscribe"),

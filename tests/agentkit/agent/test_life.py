@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentkit import AgentConfig, BaseAgent, ConfigError, NotRunning, StartupError, every, health_check, rpc
-from agentkit.agent.upkeep import aligned_sleep
+from agentkit.agent.pace import Pace
 from agentkit.clock import now_s
 from agentkit.health.checks import CheckPolicy
 from agentkit.settings import SecretSource
@@ -290,10 +290,10 @@ def multiple(at_s: float, period_s: float) -> int:
 
 
 async def test_a_multiple_of_the_clock_is_slept_for_once() -> None:
-    period_s = 0.02
+    period_s, pace = 0.02, Pace()
     multiples = []
     for _ in range(40):
-        await aligned_sleep(period_s)
+        await pace.until_aligned(period_s)
         multiples.append(multiple(now_s(), period_s))
     # Called twice for each, it would be 20. One that is late by almost a whole period counts for the next.
     assert len(set(multiples)) > 35

@@ -17,4 +17,4 @@ def test_sleep_is_named_once_for_all_agents(tmp_path: Path) -> None:
 
 
 def test_a_fleet_that_asks_for_nothing_of_that_is_not_bothered(tmp_path: Path) -> None:
-    assert not of(loaded(tmp_path, agents("A: {agent: 'm:C', hibernate: {depth: never}}")), "unserved")
+    assert not of(loaded(tmp_path, agents("A: {agent: 'm:C', hibernate: {depth: light, after: 1s}}")), "unserved")
