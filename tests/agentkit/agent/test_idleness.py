@@ -48,7 +48,7 @@ def test_what_only_waits_sleeps_exactly_when_it_is_looked_at_again(signs: Signs,
         assert decide(quiet, after_s, verdict.look_again_s).may_sleep
 
 
-@given(AFTER, st.lists(st.tuples(st.floats(0, 500), st.floats(0, 500)), max_size=20))
+@given(st.floats(5, 1_000), st.lists(st.tuples(st.floats(0, 500), st.floats(0, 500)), max_size=20))
 def test_one_timer_that_is_never_moved_finds_the_moment(after_s: float, works: list[tuple[float, float]]) -> None:
     """Work begins and ends as it likes; the looks are those that were asked for. Sleep comes no sooner than `after` past the last
     work that ended before it, and at most one look later than it could."""
