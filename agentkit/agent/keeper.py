@@ -11,8 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
+from agentkit.agent.pace import aligned_sleep
 from agentkit.agent.selfreport import SelfReports
-from agentkit.agent.upkeep import aligned_sleep
 from agentkit.clock import now_s, wall_s
 from agentkit.errors import StartupError, StateDamaged, StateError, StateFenced, StateNotSaved, StateUnreachable
 from agentkit.names import Incarnation

@@ -75,3 +75,8 @@ class Pace:
     def _fire(future: asyncio.Future[None]) -> None:
         if not future.done():
             future.set_result(None)
+
+
+async def aligned_sleep(period_s: float) -> None:
+    """Until the machine's clock shows the next multiple of `period_s`, asleep or awake."""
+    await Pace().until_aligned(period_s)
