@@ -122,7 +122,7 @@ def _run(order: Mapping[str, Any], names: Sequence[str], nofile: int, *, from_sc
     if order["rlimits"]:
         rlimits.take_on(dict(order["rlimits"]))
     if order["cpu_affinity"]:
-        os.sched_setaffinity(0, order["cpu_affinity"])
+        _pin(order["cpu_affinity"])
     os.chdir(order["cwd"])
     _reseed()
     gc.enable()
@@ -170,6 +170,17 @@ def _limit(nofile: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (nofile if hard == resource.RLIM_INFINITY else min(nofile, hard), hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def _pin(cpus: Sequence[int]) -> None:
+    """To these CPUs, and what it starts, too."""
+    there = os.sched_getaffinity(0)
+    if missing := set(cpus) - there:
+        have = ", ".join(map(str, sorted(there)))
+        raise ValueError(
+            f"cpu_affinity: CPU {', '.join(map(str, sorted(missing)))}; there are {have}; change it in the file"
+        )
+    os.sched_setaffinity(0, cpus)
 
 
 def _reseed() -> None:

@@ -12,6 +12,7 @@ from agentkit.names import AgentId, Incarnation, is_loopback, matching
 from startup.errors import Refused
 from startup.node.control_server import Asker, Telling
 from startup.node.feeds import Feeds
+from startup.node.fits import check_fit
 from startup.node.hands import Hands
 from startup.node.itself import Itself
 from startup.node.keys import NodeKeys
@@ -112,8 +113,12 @@ class Operations:
             raise Refused("ending", "this node is on its way out; try again when it is gone")
         revision = Revision.from_wire(arguments["revision"])
         check_binding(revision)
-        self._keys.use(revision.fleet)
         before = self._revisions.current
+        if (
+            before is None or before.fleet != revision.fleet
+        ):  # what is taken already may be stopped and started in parts
+            check_fit(revision, self._core.machine)
+        self._keys.use(revision.fleet)
         self._revisions.propose(int(arguments["expected"]), revision, arguments["revision"])
         self._owner.accept(revision, before, force_move=bool(arguments.get("force_move")))
         return {"number": revision.number}

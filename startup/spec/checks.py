@@ -10,6 +10,7 @@ from agentkit.names import AgentId, is_loopback
 from startup.spec.cycles import cycles
 from startup.spec.fleet import AgentSpec, AgentTarget, ProgramTarget
 from startup.spec.modules import source_file
+from startup.spec.pool_checks import pool_problems
 from startup.spec.port_checks import port_problems
 from startup.spec.problem import Problem, Severity, did_you_mean
 from startup.spec.resolve import Resolved
@@ -257,7 +258,8 @@ def _preload(resolved: Resolved) -> Iterator[Problem]:
 
 #: In the order in which their findings are shown.
 CHECKS: Final[tuple[Check, ...]] = (
-    _cycles, _dependencies, _names, port_problems, _phases, _machines, _programs, _preload, unserved
+    _cycles, _dependencies, _names, port_problems, _phases, _machines, _programs, _preload, pool_problems,
+    unserved,
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from startup.spec.fields import Duration, Model, Port, SecretModel
+from startup.spec.resources_model import PoolModel
 from startup.spec.units import refuse
 
 
@@ -34,6 +35,9 @@ class MachineModel(Model):
     workdir: str | None = Field(
         None,
         description="Working directory of its processes; default: project_root. On another host, also where the project lies.",
+    )
+    pools: dict[str, PoolModel] = Field(
+        default_factory=dict, description="Class -> its pool here, where that is another than the file's `pools`."
     )
 
 

@@ -196,6 +196,16 @@ class MachineSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSpec:
+    """What the agents of one class may request together on one machine."""
+
+    klass: str
+    machine: MachineName
+    memory_bytes: int | None = None  #: None: as much as they like
+    reserve_bytes: int = 0  #: of that, never given out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MeshSpec:
     """How long nodes wait for each other."""
 
@@ -243,6 +253,7 @@ class Fleet:
     encrypts_loopback: bool = False
     preload: tuple[str, ...] = ()
     mesh: MeshSpec = field(default_factory=MeshSpec)
+    pools: tuple[PoolSpec, ...] = ()
     phases: tuple[tuple[str, ...], ...] = ()  #: barriers between groups (by group name), in order
 
     @property

@@ -21,6 +21,8 @@ from startup.spec.modules import look_at, source_file
 from startup.spec.parse import Parsed, parsed
 from startup.spec.peers import called_methods, peer_problems
 from startup.spec.policies import policy_of
+from startup.spec.pool_checks import machine_problems
+from startup.spec.pools import this_machine
 from startup.spec.ports import PortPair
 from startup.spec.problem import Problem
 from startup.spec.programs import command_problems
@@ -91,14 +93,15 @@ def load(
 
 
 def check(loaded: Loaded, *, own_pids: Collection[int] = (), own_ports: Collection[int] = ()) -> tuple[Problem, ...]:
-    """What stands in the way on this machine at this moment: ports that strangers have taken.
+    """What stands in the way on this machine at this moment: ports that strangers have taken, memory and CPUs that it does not have.
 
     `own_pids`, `own_ports`: of the cluster's running nodes, zygotes and agents, which are no strangers."""
     if loaded.resolved is None:
         return ()
     enabled = {spec.id for spec in loaded.resolved.fleet.agents if spec.enabled}
     claims = [claim for claim in loaded.resolved.claims if isinstance(claim.owner, str) or claim.owner in enabled]
-    return tuple(taken_problems(claims, own_pids=own_pids, own_ports=own_ports))
+    taken = taken_problems(claims, own_pids=own_pids, own_ports=own_ports)
+    return (*taken, *machine_problems(loaded.resolved, this_machine()))
 
 
 def _drafted(

@@ -13,8 +13,9 @@ from pydantic.json_schema import WithJsonSchema
 
 from agentkit.names import NAME_PATTERN, is_name
 from startup.spec.cluster_model import ConsulModel, ExternalModel, KeysModel, MachineModel, MeshModel
-from startup.spec.fields import Duration, Model, Port, SecretModel, Size
+from startup.spec.fields import Duration, Model, Port, SecretModel
 from startup.spec.policies import CallsModel, ServeModel
+from startup.spec.resources_model import PoolModel, ResourcesModel
 from startup.spec.units import is_web_address, port_range, refuse
 
 #: Used when a file has no `port_ranges`.
@@ -126,28 +127,6 @@ class OnErrorModel(Model):
         if self.url is not None and not is_web_address(self.url):
             raise refuse("a `url` such as https://host/path", "write http:// or https://, a host, and no spaces")
         return self
-
-
-class LimitsModel(Model):
-    memory: Size | None = Field(
-        None, description="Above this it is killed, with all that it started, and started again."
-    )
-    cpu: float | None = Field(None, gt=0, description="Cores; may be a fraction.")
-    pids: int | None = Field(
-        None, ge=1, le=4_000_000, description="Processes and threads; 1024 where it has another limit."
-    )
-
-
-class RequestsModel(Model):
-    memory: Size | None = Field(None, description="Kept free for it.")
-
-
-class ResourcesModel(Model):
-    limits: LimitsModel = Field(default_factory=lambda: LimitsModel(), description="What it may use at most.")
-    requests: RequestsModel = Field(default_factory=lambda: RequestsModel(), description="What it needs.")
-    cpu_affinity: list[Annotated[int, Field(ge=0)]] = Field(
-        default_factory=list, description="CPUs it may run on, by number."
-    )
 
 
 class DependencyModel(Model):
@@ -316,6 +295,9 @@ class FileModel(Model):
     machines: dict[Name, MachineModel] = Field(
         default_factory=lambda: {"local": MachineModel()},
         description="Name -> address; left out: one, `local`, which is this one.",
+    )
+    pools: dict[Name, PoolModel] = Field(
+        default_factory=dict, description="Class -> memory and CPUs of its agents, on each machine."
     )
     mesh: MeshModel = Field(default_factory=lambda: MeshModel(), description="How long nodes wait for each other.")
     preload: list[str] = Field(

@@ -28,7 +28,6 @@ from startup.spec.fleet import (
     MeshSpec,
     ProgramTarget,
     ReadyWhen,
-    Resources,
     RestartPolicy,
     SecretRef,
     SshAccess,
@@ -40,6 +39,7 @@ from startup.spec.parse import Parsed
 from startup.spec.policies import policy_of
 from startup.spec.ports import Claim, PortPair
 from startup.spec.problem import Problem
+from startup.spec.resources import pools_of, resources_of
 from startup.spec.source import Table
 from startup.spec.units import PortRange
 from startup.spec.verdict import SKIPPABLE, Order, Verdict
@@ -102,7 +102,18 @@ def resolved(
     pairs = ports.given_out(unique, targets)
     names = Names(entries, file.external)
     agents = tuple(
-        _spec(member, slot, targets[member.id()], pairs[member.id(slot)], names, verdicts, root, port_offset, problems)
+        _spec(
+            member,
+            slot,
+            targets[member.id()],
+            pairs[member.id(slot)],
+            names,
+            verdicts,
+            root,
+            port_offset,
+            file,
+            problems,
+        )
         for member in unique
         for slot in range(member.settings.replicas)
     )
@@ -119,6 +130,7 @@ def resolved(
         keys=file.security.keys if isinstance(file.security, KeysModel) else "",
         encrypts_loopback=isinstance(file.security, KeysModel) and file.security.local == "curve",
         preload=tuple(file.preload),
+        pools=pools_of(file),
         mesh=MeshSpec(suspect_s=file.mesh.suspect, unreachable_s=file.mesh.unreachable),
         phases=tuple(tuple(groups) for groups in file.phases),
     )
@@ -171,6 +183,7 @@ def _spec(
     verdicts: Mapping[Order, Verdict],
     root: Path,
     port_offset: int,
+    file: FileModel,
     problems: list[Problem],
 ) -> AgentSpec:
     settings, entry = member.settings, member.entry
@@ -198,13 +211,7 @@ def _spec(
             name: SecretRef(file=ref.file, env=ref.env, as_env=ref.as_env) for name, ref in settings.secrets.items()
         },
         config=plain(settings.config),
-        resources=Resources(
-            memory_limit_bytes=settings.resources.limits.memory,
-            memory_request_bytes=settings.resources.requests.memory,
-            cpu_limit=settings.resources.limits.cpu,
-            pids_limit=settings.resources.limits.pids,
-            cpu_affinity=tuple(settings.resources.cpu_affinity),
-        ),
+        resources=resources_of(member, file),
         start_timeout_s=settings.start.timeout,
         restart=RestartPolicy(
             policy=settings.restart.policy,

@@ -63,6 +63,13 @@ AGENTS = '''
                     return f"refused after {number}: {exc.strerror}"
             return "never refused"
 
+        @rpc
+        def cpus(self) -> list[list[int]]:
+            """Its own, and those of what it starts."""
+            code = "import os; print(*os.sched_getaffinity(0))"
+            told = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True).stdout
+            return [sorted(os.sched_getaffinity(0)), [int(word) for word in told.split()]]
+
         @rpc(timeout=60)
         def leak(self) -> str:
             held = []
@@ -303,3 +310,24 @@ def test_the_node_says_how_it_holds_its_agents(fleet: Scratch, backend: str) -> 
         assert bases
         assert fleet.run("down").code == 0
         assert not any(base.exists() for base in bases)
+
+
+def test_agents_and_what_they_start_run_on_the_cpus_of_their_class(fleet: Scratch) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    fleet.write({"Culprit": culprit()}, pools={"core": {"cpu_affinity": [cpu]}})
+    fleet.up()
+    assert fleet.call("Culprit", "cpus") == [[cpu], [cpu]]
+
+
+def test_a_fleet_that_does_not_fit_is_refused_with_its_sums(fleet: Scratch) -> None:
+    many = {"agent": "contained:Neighbour", "replicas": 3, "resources": {"requests": {"memory": "1Gi"}}}
+    fleet.write({"Many": many}, pools={"core": {"memory": "3Gi", "reserve": "512Mi"}})
+    for command in ("validate", "up"):
+        result = fleet.run(command, "fleet.yaml")
+        assert result.code == 2
+        assert "fleet.yaml:" in result.out + result.err
+        assert "request 3,072 MiB" in result.out + result.err
+        assert "at most 2,560 MiB" in result.out + result.err
+    fleet.write({"Culprit": culprit() | {"resources": {"cpu_affinity": [4095]}}})
+    result = fleet.run("up", "fleet.yaml")
+    assert (result.code, "shall run on CPU 4095" in result.err) == (2, True)

@@ -182,7 +182,7 @@ async def test_forked_process_can_be_killed_at_once(zygote: Hosted) -> None:
     ("changes", "reason"),
     [
         ({"cwd": "/no/such/folder"}, "FileNotFoundError: [Errno 2] No such file or directory: '/no/such/folder'"),
-        ({"cpu_affinity": (9999,)}, "Invalid argument"),
+        ({"cpu_affinity": (9999,)}, "cpu_affinity: CPU 9999; there are "),
         (
             {"env": {"AGENTKIT_SECRETS": '{"TOKEN": {"env": "NOT_SET_ANYWHERE", "as_env": true}}'}},
             "secret TOKEN: the node's environment has no NOT_SET_ANYWHERE; set it before `up`",
