@@ -173,6 +173,7 @@ class AgentRuntime:
             Body(self._dispatcher, self.events, self.caller, self.blocking_caller, self.sockets, self._pace),
             on_failed=self.reports.sleep_failed,
             tell=self._teller.sleep,
+            save=self.save_state,
         )
         self._keeper = keeper_of(agent, settings, self.reports, self._teller.state, store)
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure

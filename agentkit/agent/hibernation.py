@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 from agentkit.agent import idleness
 from agentkit.agent.awake import AwakeBlock
 from agentkit.agent.body import Body
+from agentkit.agent.deepening import Deepen, Deepening
 from agentkit.agent.idleness import Patience
 from agentkit.clock import now_s, wall_s
 from agentkit.errors import AgentkitError, CallCancelled, CallError, Draining, InternalError
@@ -30,11 +31,6 @@ log = get_logger("agentkit.hibernation")
 
 #: How long `on_hibernate` and `on_wake` may take, in seconds: what a start may take where nobody says otherwise.
 HOOK_LIMIT_S: Final = 60.0
-#: First and longest pause before a sleep that could not be made deep is tried again, in seconds.
-DEEPEN_AGAIN_S: Final = (1.0, 600.0)
-
-#: Makes a light sleep deep: see Hibernation.deepen.
-Deepen = Callable[[], Awaitable[bool]]
 
 
 class Hooks(Protocol):
@@ -55,15 +51,18 @@ class Hibernation:
         *,
         on_failed: Callable[[str, BaseException], None] = lambda *_: None,
         tell: Callable[[Mapping[str, Any]], None] = lambda _: None,
+        save: Callable[[], Awaitable[None]] | None = None,
         deepen: Deepen | None = None,
     ) -> None:
-        """`on_failed`: a hook raised. `tell` gets `summary` whenever it changes.
+        """`on_failed`: a hook raised. `tell` gets `summary` whenever it changes. `save` keeps the agent's state once `on_hibernate` is
+        through; what it raises was reported already, and keeps the sleep light.
 
         `deepen`: called once the agent sleeps lightly and its depth is deep. True: the process is on its way out, and whoever still
         wants it is refused (Draining). False: it could not; the sleep stays light, and it is called again after a pause that
         doubles from 1 s to 10 min. Cancelled when somebody wakes the agent before it has returned: what must not be broken off
         it shields, and a call that comes after its GOAWAY never gets here (the inbox refuses it)."""
         self.deepen = deepen
+        self._save = save
         self.why_light = ""  #: for `deepen` to set: why it could not, for `status`
         self.asleep: Depth | None = None
         self.wakes = 0
@@ -80,10 +79,9 @@ class Hibernation:
         self._timer: asyncio.TimerHandle | None = None
         self._falling: asyncio.Task[None] | None = None
         self._waking: asyncio.Task[None] | None = None
-        self._deepening: asyncio.Task[bool] | None = None
+        self._deepening: Deepening | None = None
         self._is_closed = False
         self._has_failed = False  #: `on_hibernate` did: who knows what it released, so the sleep stays light
-        self._tried: asyncio.Future[bool] = self._loop.create_future()  #: of the first attempt at deep sleep
 
     # -- a life -------------------------------------------------------------------------------------------------------
 
@@ -102,10 +100,8 @@ class Hibernation:
     async def finish(self, limit_s: float) -> None:
         """Nobody needs it any more; hooks that run may end, for so long."""
         if self._deepening is not None:
-            self._deepening.cancel()
-        tasks = [
-            task for task in (self._falling, self._waking, self._deepening) if task is not None and not task.done()
-        ]
+            await self._deepening.end()
+        tasks = [task for task in (self._falling, self._waking) if task is not None and not task.done()]
         if not tasks:
             return
         _, left = await asyncio.wait(tasks, timeout=limit_s)
@@ -130,16 +126,9 @@ class Hibernation:
             await asyncio.wait({self._falling})
         if self.asleep is None:
             return "it was needed again before it slept"
-        if depth == "deep" and not await self._is_deep():
+        if depth == "deep" and not (self._deepening is not None and await self._deepening.first()):
             return f"it sleeps lightly: {self.why_light or 'it can not sleep deep'}"
         return ""
-
-    async def _is_deep(self) -> bool:
-        """Whether the attempt that is under way succeeds."""
-        if self._deepening is None:
-            return False
-        await asyncio.wait({self._deepening, self._tried}, return_when=asyncio.FIRST_COMPLETED)
-        return not self._tried.cancelled() and self._tried.done() and self._tried.result()
 
     def _look_again(self, at_s: float) -> None:
         if not self._is_closed:
@@ -182,6 +171,11 @@ class Hibernation:
             self._has_failed, self.why_light = True, "on_hibernate failed"
             log.error("hibernation.on_hibernate_failed", exc_info=exc)
             self._on_failed("on_hibernate", exc)
+        if self._save is not None and not self._has_failed:
+            try:
+                await self._save()
+            except Exception:  # noqa: BLE001 - reported by who saves
+                self._has_failed, self.why_light = True, "its state could not be saved"
         if self._waking is not None:
             return  # somebody needs it already
         self.asleep = "light"
@@ -198,25 +192,11 @@ class Hibernation:
 
     def _go_deep(self) -> None:
         if self.deepen is not None and self._deepening is None and self._waking is None and not self._has_failed:
-            self._tried = self._loop.create_future()
-            self._deepening = self._loop.create_task(self._deepen_at_last(self.deepen), name="hibernation:deepen")
-
-    async def _deepen_at_last(self, deepen: Deepen) -> bool:
-        pause_s, longest_s = DEEPEN_AGAIN_S
-        while True:
-            is_deep = False
-            try:
-                is_deep = await deepen()
-            except Exception as exc:
-                log.error("hibernation.deepen_failed", exc_info=exc)
-                self._on_failed("deep sleep", exc)
-            if not self._tried.done():
-                self._tried.set_result(is_deep)
-            if is_deep:
-                return True
-            self._tell(self.summary())
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, longest_s)
+            self._deepening = Deepening(
+                self.deepen,
+                on_failed=lambda exc: self._on_failed("deep sleep", exc),
+                on_refused=lambda: self._tell(self.summary()),
+            )
 
     # -- waking -------------------------------------------------------------------------------------------------------
 
@@ -262,7 +242,10 @@ class Hibernation:
         try:
             if self._falling is not None and not self._falling.done():
                 await asyncio.wait({self._falling})
-            await self._end_deepening()
+            if self._deepening is not None:
+                if await self._deepening.end():
+                    raise Draining("it falls into deep sleep")
+                self._deepening = None
             await _limited(self._agent.on_wake(), "on_wake")
         except CallError as error:
             self._not_woken(error)
@@ -290,18 +273,6 @@ class Hibernation:
         log.info("agent.awake", woken_by=reason, took_s=round(self.wake_s, 4))
         if self._settings.depth != "never":
             self._look_again(self._noted_s + self._patience.after_s)
-
-    async def _end_deepening(self) -> None:
-        """CallError: too late."""
-        task, self._deepening = self._deepening, None
-        if task is None:
-            return
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-        if not task.cancelled() and task.exception() is None and task.result():
-            self._deepening = task
-            raise Draining("it falls into deep sleep")
 
     def _not_woken(self, error: CallError) -> None:
         """It sleeps on, and tries again when it is needed again."""

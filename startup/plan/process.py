@@ -94,6 +94,7 @@ class Process:
     errors: int = 0
     state: Mapping[str, Any] = field(default_factory=dict)  #: how what it remembers is kept, as it told last
     swap: Swap | None = None  #: another process of this slot, and what it is there for
+    light_sleep: Mapping[str, Any] = field(default_factory=dict)  #: light_sleep.read: what it says of it
     roll_error: str = ""  #: why its last successor did not become ready, and it serves on
     refused: str = ""  #: digest of the spec that no successor could be had for, in this revision
 
@@ -115,7 +116,7 @@ Outcome: TypeAlias = tuple[Process, list[Action]]
 _BLANK: Final[Mapping[str, Any]] = {"reason": "", "because": "", "waiting_for": ()}
 #: What only the process itself can say, so a new one has not said it yet.
 _UNTOLD: Final[Mapping[str, Any]] = {
-    "pid": None, "health": Health.OK, "health_reason": "", "status_text": "", "fed_s": None,
+    "pid": None, "health": Health.OK, "health_reason": "", "status_text": "", "fed_s": None, "light_sleep": {},
     "excuse": "", "digest": "", "roll_error": "", "refused": "",
 }  # fmt: skip
 

@@ -77,6 +77,7 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
         roll=in_words(p),
         is_replaced=is_replaced(p),
         roll_error=p.roll_error,
+        light_sleep=p.light_sleep,
         status_text=p.status_text,
         requests=p.requests,
         errors=p.errors,

@@ -65,6 +65,8 @@ def agent_with_figures(row: AgentRow, now_s: float) -> dict[str, Any]:
         "last_exit": row.last_exit,
         "last_error": row.last_error,
         "status_text": row.status_text,
+        "asleep": "light" if row.light_sleep.get("is_asleep") else None,
+        "light_sleep": dict(row.light_sleep),
         "roll": row.roll,
         "roll_error": row.roll_error,
         "log": row.log,

@@ -10,6 +10,7 @@ from startup.plan.phase import Phase
 from startup.plan.row import CLOCKS_AGREE_S, AgentRow
 from startup.view.colour import BOLD, DIM, of_row, paint, state_of
 from startup.view.document import endpoint, uptime_s, why
+from startup.view.sleep import asleep_for, lightly
 from startup.view.words import columns, count, cut, duration, fit, number
 
 #: From this width on there is room for group, restarts, errors and endpoint.
@@ -74,6 +75,7 @@ def agent_lines(
             f"{count(row.requests, 'request')}, {count(row.errors, 'error')}" if row.requests or row.errors else "",
         ),
         ("remembers", _remembers(row.state, now_s)),
+        ("light sleep", lightly(row.light_sleep, now_s)),
         ("log", row.log),
     ]
     lines = [paint(str(row.id), BOLD, on=colour)]
@@ -108,7 +110,7 @@ _RIGHT_WIDE: Final = frozenset({2, 3, 4, 5, 6, 7})
 def _cells(row: AgentRow, now_s: float, *, wide: bool) -> tuple[str, ...]:
     up_s = uptime_s(row, now_s)
     served = row.requests or row.errors
-    note = why(row) or row.status_text
+    note = why(row) or asleep_for(row.light_sleep, now_s) or row.status_text
     if row.restarts and not wide:
         note = f"{count(row.restarts, 'restart')}{'; ' + note if note else ''}"
     first = (

@@ -439,7 +439,7 @@ async def test_deep_sleep_comes_after_light_and_is_broken_off_by_a_call() -> Non
 
 
 async def test_deep_sleep_that_can_not_be_stays_light_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentkit.agent.hibernation.DEEPEN_AGAIN_S", (0.01, 0.02))
+    monkeypatch.setattr("agentkit.agent.deepening.AGAIN_S", (0.01, 0.02))
     async with running(Sleeper) as sleeper:
         told = await deepening(sleeper, False, False, True)
         hibernation(sleeper.agent).why_light = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from startup.node.sockets import named
 from startup.plan import process as proc
 from startup.plan.phase import Health, Phase
 from startup.plan.process import Process
+from startup.plan.rows import Place, row_of
 from startup.spec.fleet import MachineSpec, Resources, SecretRef
 from tests.startup.plan.builders import agent, revision
 
@@ -52,6 +54,11 @@ def test_progress_and_readiness_are_told_in_any_number_of_messages() -> None:
         {"X_AGENTKIT_TRAITS": '{"a": 7}'},
         {"X_AGENTKIT_TRAITS": "[1]"},
         {"X_AGENTKIT_REQUESTS": "many", "X_AGENTKIT_ERRORS": "-1"},
+        {"X_AGENTKIT_SLEEP": "{"},
+        {"X_AGENTKIT_SLEEP": '{"depth": "light"}'},
+        {
+            "X_AGENTKIT_SLEEP": '{"depth": "light", "since_s": NaN, "given_back_mb": 0, "wakes": 1, "wake_s": null, "kept_by": ""}'
+        },
         {"UNKNOWN": "x"},
         {},
     ],
@@ -59,6 +66,24 @@ def test_progress_and_readiness_are_told_in_any_number_of_messages() -> None:
 def test_what_cannot_be_read_is_left_out(fields: dict[str, str]) -> None:
     p = forked()
     assert heard(p, fields, 1.0) == p
+
+
+def test_light_sleep_is_told_and_a_new_process_has_not_slept() -> None:
+    told = {
+        "depth": "light",
+        "since_s": 7.5,
+        "given_back_mb": 190.2,
+        "wakes": 10**30,
+        "wake_s": None,
+        "kept_by": "x" * 9999,
+    }
+    p = heard(forked(), {"X_AGENTKIT_SLEEP": json.dumps(told)}, 1.0)
+    sleep = p.light_sleep
+    assert (sleep["is_asleep"], sleep["since_s"], sleep["given_back_mb"]) == (True, 7.5, 190.2)
+    assert sleep["wakes"] < 2**64
+    assert len(sleep["kept_by"]) <= 200
+    assert row_of(p, Place(), 1).light_sleep == sleep
+    assert proc.unblocked(p, 2.0)[0].light_sleep == {}
 
 
 def test_texts_are_bounded_and_an_unknown_health_is_not_trusted() -> None:
