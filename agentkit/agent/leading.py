@@ -276,8 +276,8 @@ class Leading:
         until_s = told.get("until_s")
         term = candidacy.term
         if "fence" not in told or (term is not None and term.fence == told["fence"]):
-            if term is not None and term.is_valid:  # what is over does not begin anew
-                term._until_s = until_s
+            if term is not None and term.is_valid and term._until_s is not None:  # what is over does not begin anew
+                term._until_s = max(term._until_s, until_s or 0.0)
             return
         if term is not None:
             self._lose(candidacy, "the node has begun another term")

@@ -57,6 +57,7 @@ class Key(NamedTuple):
     value: bytes
     session: str | None  #: who holds its lock
     lock_index: int  #: grows each time that the lock is taken
+    modify_index: int = 0  #: grows with each change of any key, for as long as Consul keeps its data
 
 
 class _Library(consul.Consul):  # type: ignore[misc]
@@ -166,8 +167,22 @@ class ConsulClient:
         self._consul.kv.delete(name)
 
     def open_session(self, name: str, ttl_s: int, lock_delay_s: int = 1) -> str:
-        """A session that ends `ttl_s` (10 at least) after its last renewal, or up to twice as late."""
-        return str(self._consul.session.create(name=name, ttl=ttl_s, lock_delay=lock_delay_s, behavior="release"))
+        """A session that ends `ttl_s` (10 at least) after its last renewal, or up to twice as late, and not before: it hangs on no health
+        check. The usual one (serfHealth) would end it as soon as Consul's own agents lose sight of each other."""
+        document = {
+            "Name": name,
+            "TTL": f"{ttl_s}s",
+            "LockDelay": f"{lock_delay_s}s",
+            "Behavior": "release",
+            "Checks": [],
+            "NodeChecks": [],
+        }
+
+        def opened(answer: Answer) -> str:
+            _nothing(answer)
+            return str(_document(answer, {})["ID"])
+
+        return self._http.put(opened, "/v1/session/create", self._in_datacenter(), data=json.dumps(document))
 
     def renew(self, session: str) -> bool:
         """False: it is over."""
@@ -216,4 +231,10 @@ def _document(answer: Answer, otherwise: Any) -> Any:
 
 
 def _key(item: Mapping[str, Any]) -> Key:
-    return Key(str(item["Key"]), item.get("Value") or b"", item.get("Session"), int(item.get("LockIndex", 0)))
+    return Key(
+        str(item["Key"]),
+        item.get("Value") or b"",
+        item.get("Session"),
+        int(item.get("LockIndex", 0)),
+        int(item.get("ModifyIndex", 0)),
+    )

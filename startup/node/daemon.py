@@ -248,6 +248,7 @@ class Node:
         zygote = self._zygote.pid
         self.turns.close()
         await self._registry.close(deregister=True)
+        await self._leaders.close()
         await self._mesh.bye()
         self._remember_all()
         self._remembered.close()
@@ -255,7 +256,6 @@ class Node:
             self._rotate_timer.cancel()
         await self._zygote.stop()
         self._rules.close()
-        self._leaders.close()
         self._fence.close()
         await self._errors.close()
         await self._hands.close()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
@@ -20,73 +20,19 @@ from agentkit.names import AgentId, Incarnation, is_name
 from agentkit.observe.log import get_logger
 from startup.errors import Refused
 from startup.node.control_server import Asker, Telling
+from startup.node.locks import RETRY_S, Locks, OwnLocks
 from startup.node.paths import Places, write_atomically
 from startup.node.store import Incarnations
 from startup.plan.contests import Candidate, Contests, Deed, Elected, Lost, Release, Unwant, Want
-from startup.spec.fleet import Fleet
+from startup.spec.fleet import ConsulAccess, Fleet
+
+if TYPE_CHECKING:  # imported when a fleet with Consul has its first candidate
+    from startup.node.consul_locks import ConsulLocks
 
 log = get_logger("node.leaders")
 
-#: After a disk that takes nothing, in seconds.
-RETRY_S: Final = 5.0
 #: Names that agents of one machine can ask for: whatever they do, the file stays small.
 MAX_NAMES: Final = 1000
-
-
-class Locks(Protocol):
-    """Where a name's lock comes from. What is got or lost is told through callbacks, never from within a call."""
-
-    #: Whether a term that only its leader knows of can be believed.
-    believes: bool
-
-    @property
-    def until_s(self) -> float | None:
-        """Until when locks that are ours stay ours; None: until they are released."""
-        ...
-
-    def want(self, name: str) -> None: ...
-    def unwant(self, name: str) -> None: ...
-    def release(self, name: str, fence: int) -> None: ...
-    def close(self) -> None: ...
-
-
-class OwnLocks:
-    """This node's own: nobody else asks for them."""
-
-    believes = True
-    until_s = None
-
-    def __init__(self, incarnations: Incarnations, on_got: Callable[[str, int], None]) -> None:
-        """Fences are incarnations: numbers that are never given twice, whatever dies."""
-        self._incarnations = incarnations
-        self._on_got = on_got
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-
-    def want(self, name: str) -> None:
-        self._later(name, 0.0)
-
-    def unwant(self, name: str) -> None:
-        if timer := self._timers.pop(name, None):
-            timer.cancel()
-
-    def release(self, name: str, fence: int) -> None: ...
-
-    def close(self) -> None:
-        for name in tuple(self._timers):
-            self.unwant(name)
-
-    def _later(self, name: str, after_s: float) -> None:
-        self._timers[name] = asyncio.get_running_loop().call_later(after_s, self._get, name)
-
-    def _get(self, name: str) -> None:
-        del self._timers[name]
-        try:
-            fence = self._incarnations.take()
-        except OSError as exc:
-            log.error("leader.not_elected", leader=name, error=str(exc))
-            self._later(name, RETRY_S)
-        else:
-            self._on_got(name, fence)
 
 
 class Leaders:
@@ -103,10 +49,12 @@ class Leaders:
         self._contests = Contests()
         self._ears: dict[tuple[str, Candidate], tuple[Asker, int]] = {}
         self._own = OwnLocks(incarnations, self._got)
-        self._locks: Locks = self._own
+        self._consul: ConsulLocks | None = None
+        self._session = ""  # with Consul, of the node before
         self._fleet: Fleet | None = None
         self._warned: set[str] = set()
         self._timers: set[asyncio.TimerHandle] = set()
+        self._ending: list[asyncio.Future[Any]] = []
 
     # -- a node's life
 
@@ -114,6 +62,7 @@ class Leaders:
         """What an earlier node had elected leads on if it is still there. After processes were adopted, before anybody can ask."""
         try:
             kept = msgpack.unpackb(self._file.read_bytes())
+            self._session = str(kept["session"])
             for name, (id, incarnation, fence) in kept["terms"].items():
                 candidate = Candidate(AgentId.parse(id), Incarnation(incarnation))
                 if self._is_running(*candidate):
@@ -125,16 +74,64 @@ class Leaders:
             log.error("leaders.forgotten", file=str(self._file), error=repr(exc))
 
     def revised(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+        """Where locks come from may be somewhere else. With the first revision of a node, leaders of the node before go on."""
+        before, self._fleet = self._fleet, fleet
+        if before is not None and before.consul != fleet.consul:
+            self._own.close()
+            if self._consul is not None:
+                self._ending.append(self._consul.close(lets_go=False))
+                self._consul = None
+            self._do(self._contests.rebased("the fleet elects its leaders somewhere else now"))
+        elif self._contests.held:
+            self._locks()
 
     def ended(self, incarnation: Incarnation) -> None:
         """Nothing of a process is left."""
         self._do(self._contests.ended(incarnation))
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Nothing of this machine's agents is left: others may lead at once."""
         self._own.close()
         for timer in self._timers:
             timer.cancel()
+        if self._consul is not None:
+            self._ending.append(self._consul.close(lets_go=True))
+        await asyncio.gather(*self._ending)
+        self._file.unlink(missing_ok=True)
+
+    def _locks(self) -> Locks | None:
+        """None: there is a Consul, and it can't be spoken with: said in the log."""
+        if self._fleet is None or self._fleet.consul is None:
+            return self._own
+        if self._consul is None:
+            try:
+                self._consul = self._of_consul(self._fleet.cluster, self._fleet.consul)
+            except (OSError, ImportError) as exc:
+                log.error("leaders.none", error=str(exc), hint="nobody is elected until this node can ask Consul")
+        return self._consul
+
+    def _of_consul(self, cluster: str, access: ConsulAccess) -> ConsulLocks:
+        from startup.node.consul_locks import ConsulLocks
+
+        session, self._session = self._session, ""
+        held = {name: held.fence for name, held in self._contests.held.items() if not held.is_revoked}
+        return ConsulLocks(
+            access,
+            cluster,
+            self._machine,
+            session=session,
+            held=held,
+            on_got=self._got,
+            on_lost=lambda name, why: self._do(self._contests.lost(name, why)),
+            on_renewed=self._renewed,
+        )
+
+    def _renewed(self) -> None:
+        assert self._consul is not None
+        event = {"until_s": self._consul.until_s}
+        for name, held in self._contests.held.items():
+            if not held.is_revoked:
+                self._tell(name, held.candidate, event)
 
     # -- operations
 
@@ -154,7 +151,8 @@ class Leaders:
         if len(self._ears) >= MAX_NAMES and (name, candidate) not in self._ears:
             raise Refused("overloaded", f"agents of this machine ask for {MAX_NAMES} leaders already")
         self._ears[name, candidate] = (asker, id)
-        self._do(self._contests.stands(name, candidate, claims, is_believed=self._locks.believes))
+        locks = self._locks()
+        self._do(self._contests.stands(name, candidate, claims, is_believed=locks is not None and locks.believes))
         self._warn(name, candidate)
 
         def stop() -> None:
@@ -174,16 +172,18 @@ class Leaders:
     def told(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """Operation `leaders`: who leads on this machine."""
         return {
+            "problem": self._consul.problem if self._consul else "",
+            "fences": self._consul.fences if self._consul else {},
             "leaders": {
                 name: {
                     "id": str(held.candidate.id),
                     "incarnation": int(held.candidate.incarnation),
                     "fence": held.fence,
-                    "until_s": self._locks.until_s,
+                    "until_s": self._until_s,
                 }
                 for name, held in self._contests.held.items()
                 if not held.is_revoked
-            }
+            },
         }
 
     # -- what comes of it
@@ -194,20 +194,27 @@ class Leaders:
     def _do(self, deeds: list[Deed]) -> None:
         if any(not isinstance(deed, Want | Unwant) for deed in deeds) and not self._kept():
             deeds = [undone for deed in deeds for undone in self._undone(deed)]
+        locks = self._locks() if deeds else None
         for deed in deeds:
             match deed:
-                case Want(name):
-                    self._locks.want(name)
-                case Unwant(name):
-                    self._locks.unwant(name)
-                case Release(name, fence):
-                    self._locks.release(name, fence)
+                case Want() if locks is None:
+                    self._timers.add(self._loop.call_later(RETRY_S, self._do, list[Deed]([deed])))
+                case Want(name) if locks is not None:
+                    locks.want(name)
+                case Unwant(name) if locks is not None:
+                    locks.unwant(name)
+                case Release(name, fence) if locks is not None:
+                    locks.release(name, fence)
                 case Elected(name, candidate, fence):
                     log.info("leader.elected", leader=name, agent=str(candidate.id), fence=fence)
-                    self._tell(name, candidate, {"fence": fence, "until_s": self._locks.until_s})
+                    self._tell(name, candidate, {"fence": fence, "until_s": self._until_s})
                 case Lost(name, candidate, why):
                     log.warning("leader.lost", leader=name, agent=str(candidate.id), why=why)
                     self._tell(name, candidate, {"lost": why})
+
+    @property
+    def _until_s(self) -> float | None:
+        return self._consul.until_s if self._consul is not None else None
 
     def _undone(self, deed: Deed) -> list[Deed]:
         """Nobody is elected who could not be written down."""
@@ -226,7 +233,11 @@ class Leaders:
             for name, held in self._contests.held.items()
         }
         try:
-            write_atomically(self._file, msgpack.packb({"terms": terms}), durable=False)
+            write_atomically(
+                self._file,
+                msgpack.packb({"terms": terms, "session": self._consul.session if self._consul else ""}),
+                durable=False,
+            )
         except OSError as exc:
             log.error("leaders.not_kept", file=str(self._file), error=str(exc))
             return False

@@ -234,6 +234,7 @@ class ConsulAccess:
     cert: str | None = None
     key: str | None = None
     ready_check_s: float = 0.0  #: 0: none
+    leader_ttl_s: float = 15.0  #: of the session that holds the locks of leaders (node/lockkeeper.py)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

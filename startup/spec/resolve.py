@@ -281,6 +281,7 @@ def _consul(file: FileModel) -> ConsulAccess | None:
         cert=tls.cert if tls else None,
         key=tls.key if tls else None,
         ready_check_s=consul.ready_check,
+        leader_ttl_s=consul.leader_ttl,
     )
 
 
