@@ -247,7 +247,7 @@ def large(repetitions: int) -> list[Table]:
     with tempfile.TemporaryDirectory(prefix="akb") as folder:
         for _ in range(repetitions):
             file = Path(folder, "large.yaml")
-            file.write_text(_large_yaml(free_ports(2 * LARGE)))
+            file.write_text(large_yaml(free_ports(2 * LARGE)))
             with fleet(file) as ours:
                 seconds["up"].append(ours.up()[0])
                 seconds["status"].append(ours.command("status")[0])
@@ -259,7 +259,7 @@ def large(repetitions: int) -> list[Table]:
     return [table]
 
 
-def _large_yaml(ports: list[int]) -> str:
+def large_yaml(ports: list[int]) -> str:
     agents = "\n".join(
         f"    Agent{n}: {{agent: agents.member:Member, port: {port}, health_check_port: {health_port}}}"
         for n, (port, health_port) in enumerate(zip(ports[::2], ports[1::2], strict=True))
