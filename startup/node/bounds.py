@@ -105,6 +105,11 @@ class Bounds:
             return []
         return cgroups.members(next(iter(held.cage.values())))
 
+    def is_empty(self, incarnation: Incarnation) -> bool:
+        """Whether it has a cage, and nothing is alive in it."""
+        held = self._held.get(incarnation)
+        return held is not None and held.cage is not None and not cgroups.members(next(iter(held.cage.values())))
+
     def forbid_forks(self, incarnation: Incarnation) -> None:
         """It is being killed, and shall not multiply faster than that."""
         held = self._held.get(incarnation)

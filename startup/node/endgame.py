@@ -93,6 +93,8 @@ class Cages(Protocol):
 
     def members(self, incarnation: Incarnation) -> list[int]: ...
 
+    def is_empty(self, incarnation: Incarnation) -> bool: ...
+
     def forbid_forks(self, incarnation: Incarnation) -> None: ...
 
 
@@ -128,8 +130,11 @@ class Endgame:
     async def sweep(self, pid: int, incarnation: int, *, grace_s: float = LEFTOVER_GRACE_S) -> list[ProcStat]:
         """After the exit of `pid`: end what is left of it, SIGTERM first and SIGKILL after `grace_s`; [] when nothing is.
 
-        Returns what would not die within 10 s. About 10 ms when there is nothing to do."""
+        Returns what would not die within 10 s. When there is nothing to do: at once where it had a cgroup, which nobody can come into
+        once nobody is in it; else about 40 ms beside 200 other processes, half of what a restart takes."""
         known = self._known.pop(pid, set())
+        if self._cages and self._cages.is_empty(Incarnation(incarnation)) and not any(map(_is_there, known)):
+            return []
         began_s = time.monotonic()
         told: set[Known] = set()
         empty = 0
@@ -204,6 +209,12 @@ class Endgame:
             for pidfd in pidfds:
                 self._loop.remove_reader(pidfd)
                 os.close(pidfd)
+
+
+def _is_there(known: Known) -> bool:
+    pid, start_ticks = known
+    found = procinfo.stat(pid)
+    return found is not None and found.is_alive and found.start_ticks == start_ticks
 
 
 def send(pidfd: int, number: int) -> bool:

@@ -105,6 +105,40 @@ async def test_executed_descendants_with_another_environment_are_found_by_what_w
     assert not is_alive(grandchild)
 
 
+class EmptyCage:
+    """Nobody is in it, whatever started in it: a process of root's can move itself elsewhere."""
+
+    def members(self, _: int) -> list[int]:
+        return []
+
+    def is_empty(self, _: int) -> bool:
+        return True
+
+    def forbid_forks(self, _: int) -> None:
+        return
+
+
+@pytest.mark.process
+async def test_nobody_is_looked_for_when_the_cgroup_is_empty(zygote: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
+    forked = await zygote.fork("m/a", zygote.script("import time; time.sleep(600)"))
+    endgame = Endgame(zygote.node, EmptyCage())
+    signal.pidfd_send_signal(forked.pidfd, signal.SIGKILL)
+    await zygote.exit_of("m/a")
+    monkeypatch.setattr(procinfo, "all_stats", lambda: pytest.fail("all of /proc was read"))
+    assert await endgame.sweep(forked.pid, 1) == []
+
+
+@pytest.mark.process
+async def test_who_left_the_cgroup_is_ended_when_it_was_seen_before(zygote: Hosted) -> None:
+    forked = await zygote.fork("m/a", zygote.script(DOUBLE_FORK % "pass"))
+    grandchild = await pid_in(zygote.folder / "grandchild")
+    endgame = Endgame(zygote.node, EmptyCage())
+    endgame.terminate(forked.pid, forked.pidfd)
+    await zygote.exit_of("m/a")
+    assert await endgame.sweep(forked.pid, 1) == []
+    assert not is_alive(grandchild)
+
+
 @pytest.mark.process
 async def test_stopped_and_frozen_leftovers_are_killed(zygote: Hosted) -> None:
     forked = await zygote.fork("m/a", zygote.script(DOUBLE_FORK % "pass"))
