@@ -52,6 +52,8 @@ quick: $(VENV)/.test  ## The pure part, in seconds
 
 # two machines of namespaces, an sshd in each, and a wrong clock: tests/hosts
 test soak: DEBIAN += iproute2 openssh-server faketime
+# a Redis for tests: its program is in redis-tools, redis-server is a link to it and a service, which nobody asked for
+test soak: DEBIAN += redis-tools
 
 programs: $(VENV)/.test  # servers of Debian that tests use: unpacked into a cache folder, not installed
 	$(BIN)/python -m tests.consul.debian

@@ -29,12 +29,15 @@ _VARIABLES: Final[Mapping[str, str]] = {
     "grace_s": "AGENTKIT_GRACE_S",
     "watchdog_s": "WATCHDOG_USEC",
     "trace_sample": "AGENTKIT_TRACE_SAMPLE",
+    "state_store": "AGENTKIT_STATE_STORE",
     "state_every_s": "AGENTKIT_STATE_EVERY_S",
     "hibernate": "AGENTKIT_HIBERNATE",
     "kind": "AGENTKIT_KIND",
     "log_format": "AGENTKIT_LOG_FORMAT",
     "log_level": "AGENTKIT_LOG_LEVEL",
 }
+#: Holds the address of the Redis where states are kept, itself or as the name of a secret.
+_STATE_URL: Final = "AGENTKIT_STATE_URL"
 
 
 #: How deep a sleep is: light keeps the process, deep ends it.
@@ -98,6 +101,8 @@ class AgentSettings(BaseModel):
     trace_sample: float = Field(
         DEFAULT_SAMPLE, ge=0, le=1, allow_inf_nan=False, description="part of the calls begun here that is traced"
     )
+    state_store: Literal["sqlite", "redis"] = "sqlite"
+    state_url: SecretSource | None = Field(None, description="what holds the address of its Redis")
     state_every_s: float = Field(
         300.0, ge=0, allow_inf_nan=False, description="between two saves of a state that changes; 0: only when asked"
     )
@@ -117,6 +122,8 @@ class AgentSettings(BaseModel):
         watchdog_us = _number(environ, "WATCHDOG_USEC", 0)
         checks = _json(environ, "AGENTKIT_HEALTH")
         data_dir = environ.get("AGENTKIT_DATA_DIR")
+        secrets = _json(environ, "AGENTKIT_SECRETS")
+        own_url = {"env": _STATE_URL} if environ.get(_STATE_URL) else None
         instance = environ.get("AGENT_INSTANCE", name)
         _, hash_, slot = instance.partition("#")
         if hash_ and not (slot.isascii() and slot.isdigit()):
@@ -137,7 +144,9 @@ class AgentSettings(BaseModel):
             node_socket=environ.get("AGENTKIT_NODE") or None,
             peers=_json(environ, "AGENTKIT_PEERS"),
             data_dir=Path(data_dir) if data_dir else _default_data_dir(environ, machine, name),
-            secrets=_json(environ, "AGENTKIT_SECRETS"),
+            state_store=environ.get("AGENTKIT_STATE_STORE", "sqlite"),
+            state_url=secrets.pop(_STATE_URL, own_url),  # ours, so that an author's `secrets` does not have it
+            secrets=secrets,
             grace_s=_number(environ, "AGENTKIT_GRACE_S", 10.0),
             watchdog_s=watchdog_us / 1e6,
             checks=_policy(checks),
@@ -181,6 +190,12 @@ class AgentSettings(BaseModel):
     def is_encrypted(self, host: str) -> bool:
         """Whether what listens on `host` takes known keys only."""
         return self.security == "curve" and (self.encrypts_loopback or not is_loopback(host))
+
+    def read_state_url(self) -> str:
+        """The address of its Redis. ConfigError: none is given, or it can't be read."""
+        if self.state_url is None:
+            raise ConfigError(at=_STATE_URL, got=None, want="the address of a Redis, as AGENTKIT_STATE_STORE is redis")
+        return _read_secret(_STATE_URL, self.state_url)
 
     def read_secrets(self) -> dict[str, str]:
         """The secrets' values; ConfigError says which one can't be read, and never what is in it."""

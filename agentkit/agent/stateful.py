@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from agentkit.agent.selfreport import SelfReports
+from agentkit.clock import wall_s
+from agentkit.errors import ConfigError
+from agentkit.names import Incarnation
 from agentkit.settings import AgentSettings
 
 if TYPE_CHECKING:
@@ -25,10 +28,13 @@ def keeper_of(
         return None
     from agentkit.agent.keeper import Keeper
 
+    is_shared = settings.state_store == "redis"
+    # Nobody counts incarnations of what is started by hand; where no file can be locked, whoever was started last has the state
+    by_hand = Incarnation(int(wall_s() * 1000) if is_shared else 0)
     return Keeper(
         agent,
         store or _store_of(settings),
-        incarnation=settings.incarnation,
+        incarnation=settings.incarnation or by_hand,
         every_s=settings.state_every_s,
         reports=reports,
         tell=tell,
@@ -36,6 +42,17 @@ def keeper_of(
 
 
 def _store_of(settings: AgentSettings) -> Store:
+    """ConfigError: what it needs is not there."""
+    if settings.state_store == "redis":
+        try:
+            from agentkit.state.redis import RedisStore
+        except ImportError as exc:
+            raise ConfigError(
+                at="AGENTKIT_STATE_STORE", got="redis", want="its client, which is not installed",
+                fix="pip install 'agentkit[redis]'",
+            ) from exc  # fmt: skip
+
+        return RedisStore(settings.read_state_url(), settings.id, settings.cluster)
     from agentkit.state.sqlite import SqliteStore
 
     return SqliteStore(settings.data_dir)

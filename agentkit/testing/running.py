@@ -24,7 +24,7 @@ from agentkit.runtime import AgentRuntime
 from agentkit.settings import AgentSettings, HibernateSettings, SecretSource
 from agentkit.state.memory import MemoryStore
 from agentkit.state.model import AgentState, packed
-from agentkit.state.store import Snapshot
+from agentkit.state.store import Snapshot, Store
 from agentkit.transport.peer import Identity
 
 A = TypeVar("A", bound=BaseAgent)
@@ -76,7 +76,7 @@ async def running(
     grace_s: float = 5.0,
     checks: CheckPolicy | None = None,
     trace_sample: float = 0,
-    state: AgentState | Mapping[str, Any] | MemoryStore | None = None,
+    state: AgentState | Mapping[str, Any] | Store | None = None,
     state_every_s: float = 300.0,
     hibernate: HibernateSettings | None = None,
 ) -> AsyncIterator[Running[A]]:
@@ -103,8 +103,9 @@ async def running(
         )
         agent = cls._from_settings(settings, settings.read_secrets())
         assert isinstance(agent, cls)
-        store = state if isinstance(state, MemoryStore) else _remembering(cls, state)
-        runtime = AgentRuntime(agent, settings, directory=StaticDirectory(peers, here=MACHINE), store=store)
+        runtime = AgentRuntime(
+            agent, settings, directory=StaticDirectory(peers, here=MACHINE), store=_remembering(cls, state)
+        )
         try:
             await runtime.start()
             endpoint = f"tcp://127.0.0.1:{runtime.port}"
@@ -127,9 +128,9 @@ async def running(
             await runtime.stop()
 
 
-def _remembering(cls: type[BaseAgent], state: AgentState | Mapping[str, Any] | None) -> MemoryStore | None:
-    if state is None:
-        return None
+def _remembering(cls: type[BaseAgent], state: AgentState | Mapping[str, Any] | Store | None) -> Store | None:
+    if not isinstance(state, AgentState | Mapping):
+        return state
     if cls.State is None:
         raise ConfigError(at="running(state=)", got=state, want=f"a class State(AgentState) in {cls.__name__}")
     given = state if isinstance(state, AgentState) else cls.State.model_validate(dict(state))

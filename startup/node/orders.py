@@ -13,11 +13,12 @@ from agentkit.names import Incarnation
 from startup.node.paths import Places
 from startup.node.zygote_link import FREE, Admission, ForkOrder
 from startup.plan.rows import LOOPBACK
-from startup.spec.fleet import AgentSpec, AgentTarget, Fleet, HibernatePolicy, MachineSpec
+from startup.spec.fleet import AgentSpec, AgentTarget, Fleet, HibernatePolicy, MachineSpec, StatePolicy
 
 #: What every process gets from the node's own environment, when it is set there (configuration.md, "What a process inherits").
 PASSED: Final = ("PATH", "HOME", "USER", "LANG", "TZ", "VIRTUAL_ENV", "AGENTKIT_DEBUG")
 _PASSED_PREFIX: Final = "LC_"
+_USUAL_STATE: Final = StatePolicy()
 #: Files that agents make are the owner's, readable by the group.
 UMASK: Final = 0o027
 
@@ -132,8 +133,15 @@ def _told(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnatio
         told["HEALTH_CHECK_PORT"] = str(spec.health_port)
     if spec.watchdog_s:
         told["WATCHDOG_USEC"] = str(round(spec.watchdog_s * 1e6))
-    if spec.secrets:
-        told["AGENTKIT_SECRETS"] = json.dumps({name: asdict(ref) for name, ref in spec.secrets.items()})
+    secrets = dict(spec.secrets)
+    if spec.state != _USUAL_STATE:
+        told |= {"AGENTKIT_STATE_STORE": spec.state.store, "AGENTKIT_STATE_EVERY_S": f"{spec.state.every_s:g}"}
+        if spec.state.url:
+            told["AGENTKIT_STATE_URL"] = spec.state.url
+        if spec.state.secret:
+            secrets["AGENTKIT_STATE_URL"] = spec.state.secret
+    if secrets:
+        told["AGENTKIT_SECRETS"] = json.dumps({name: asdict(ref) for name, ref in secrets.items()})
     if spec.policy:
         told["AGENTKIT_POLICY"] = json.dumps(spec.policy)
     if spec.hibernate != HibernatePolicy():

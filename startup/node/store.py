@@ -114,12 +114,14 @@ class Revisions:
 class Incarnations:
     """Numbers that are never given twice, whatever crashes in between."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, wall_s: Callable[[], float] = time.time) -> None:
         self._file = places.state / "counters"
         try:
             self._next = int(self._file.read_text())
         except FileNotFoundError:
-            self._next = 1
+            # Above all that this machine's agents may have had before its state directory was lost, as what is kept elsewhere
+            # (states in Redis) knows the last: no node takes blocks faster than one a second for long
+            self._next = max(1, int(wall_s() * INCARNATIONS_PER_BLOCK))
         except ValueError as exc:
             raise Unreadable(
                 f"{self._file} holds no number; write one into it that is above every incarnation in the logs"

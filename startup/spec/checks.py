@@ -14,6 +14,7 @@ from startup.spec.pool_checks import pool_problems
 from startup.spec.port_checks import port_problems
 from startup.spec.problem import Problem, Severity, did_you_mean
 from startup.spec.resolve import Resolved
+from startup.spec.states import state_problems
 from startup.spec.unserved import unserved
 from startup.spec.verdict import SKIPPABLE, Order, Verdict
 
@@ -259,7 +260,7 @@ def _preload(resolved: Resolved) -> Iterator[Problem]:
 #: In the order in which their findings are shown.
 CHECKS: Final[tuple[Check, ...]] = (
     _cycles, _dependencies, _names, port_problems, _phases, _machines, _programs, _preload, pool_problems,
-    unserved,
+    unserved, state_problems,
 )  # fmt: skip
 
 

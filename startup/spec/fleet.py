@@ -125,6 +125,16 @@ class SecretRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StatePolicy:
+    """Where what an agent remembers is kept. `url` or `secret`, which holds one, is of a Redis."""
+
+    store: Literal["sqlite", "redis"] = "sqlite"
+    url: str | None = None
+    secret: SecretRef | None = None
+    every_s: float = 300.0  #: 0: never by itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSpec:
     """Everything that a node needs to run one slot of one agent."""
 
@@ -152,6 +162,7 @@ class AgentSpec:
     shutdown_grace_s: float = 10.0
     trace_sample: float = 0.01
     roll: Literal["overlap", "handover"] | None = None  #: None: as its class says
+    state: StatePolicy = field(default_factory=StatePolicy)
     hibernate: HibernatePolicy = field(default_factory=HibernatePolicy)
     policy: Mapping[str, Any] = field(
         default_factory=dict

@@ -16,6 +16,7 @@ from startup.spec.cluster_model import ConsulModel, ExternalModel, KeysModel, Ma
 from startup.spec.fields import Duration, Model, Port, SecretModel
 from startup.spec.policies import CallsModel, ServeModel
 from startup.spec.resources_model import PoolModel, ResourcesModel
+from startup.spec.states import StateModel
 from startup.spec.units import is_web_address, port_range, refuse
 
 #: Used when a file has no `port_ranges`.
@@ -246,6 +247,9 @@ class AgentSettings(Model):
         description="How a restart replaces it: beside it until the new one is ready, or after it, imported and waiting; default: what its class says, else overlap.",  # noqa: E501
     )
     shutdown: ShutdownModel = Field(default_factory=lambda: ShutdownModel(), description="How it is stopped.")
+    state: StateModel = Field(
+        default_factory=lambda: StateModel(), description="Where what it remembers is kept, and how often."
+    )
     hibernate: HibernateModel = Field(default_factory=lambda: HibernateModel(), description="When it sleeps.")
     serve: ServeModel = Field(
         default_factory=lambda: ServeModel(),

@@ -127,7 +127,12 @@ def _problem(model: type[Model], table: Table, error: ErrorDetails, at: str, pla
         else _WANTED.get(kind, "").format(**facts) or error["msg"].removeprefix("Input should be ")
     )
     return Problem(
-        check="value", place=str(spot), at=where, found=_shown(error["input"]), want=want, fix=str(facts.get("fix", ""))
+        check="value",
+        place=str(spot),
+        at=where,
+        found=facts.get("found") or _shown(error["input"]),
+        want=want,
+        fix=str(facts.get("fix", "")),
     )
 
 

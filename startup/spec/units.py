@@ -36,9 +36,10 @@ class PortRange(NamedTuple):
         return self.first <= port <= self.last
 
 
-def refuse(want: str, fix: str = "") -> PydanticCustomError:
-    """The error that model validators raise: `want` and `fix` reach the Problem unchanged."""
-    return PydanticCustomError("wanted", "{want}", {"want": want, "fix": fix})
+def refuse(want: str, fix: str = "", *, found: str = "") -> PydanticCustomError:
+    """The error that model validators raise: `want` and `fix` reach the Problem unchanged. `found`: instead of the value, which
+    nobody else is to see."""
+    return PydanticCustomError("wanted", "{want}", {"want": want, "fix": fix, **({"found": found} if found else {})})
 
 
 def duration_s(value: object) -> float:

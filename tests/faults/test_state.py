@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 
@@ -11,12 +12,14 @@ import pytest
 from agentkit.state.sqlite import FILE_NAME, SqliteStore
 from startup.plan.phase import Phase
 from tests.faults.scratch import PATIENCE_S, Scratch, kill, until
+from tests.redis_server import RedisServer, needs_redis
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 COUNTING = """
 from __future__ import annotations
 import os
+import shutil
 from agentkit import AgentState, BaseAgent, rpc
 
 class Counting(BaseAgent):
@@ -150,3 +153,26 @@ def test_with_overlap_the_old_process_saves_until_it_is_gone_and_the_new_one_say
     fleet.call("A", "keep")
     assert fleet.rows()["A"].state["number"] == 2.0
     assert (fleet.place("m").data("A") / FILE_NAME).exists()
+
+
+def test_the_state_of_a_machine_that_was_lost_is_found_in_redis_by_its_next_node(fleet: Scratch) -> None:
+    needs_redis()
+    server = RedisServer("--requirepass", "hush")
+    server.start()
+    try:
+        secret = fleet.python("redis.url", f"redis://:hush@127.0.0.1:{server.port}/0\n")
+        state = {"store": "redis", "url": {"file": str(secret)}, "every": "1h"}
+        up(fleet, state=state)
+        fleet.call("A", "add")
+        fleet.run("restart", "A")
+        assert fleet.call("A", "add") == 2
+        assert "in redis:" in fleet.run("status", "A").out
+        fleet.run("down")
+        shutil.rmtree(fleet.folder / "state")
+        up(fleet, state=state)
+        assert fleet.call("A", "add") == 3
+        assert "hush" not in fleet.log("A") + fleet.node_log() + fleet.run("status", "A", "--json").out
+        assert not (fleet.place("m").data("A") / FILE_NAME).exists()
+    finally:
+        fleet.run("down")
+        server.close()
