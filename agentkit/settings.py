@@ -37,7 +37,7 @@ _VARIABLES: Final[Mapping[str, str]] = {
     "log_level": "AGENTKIT_LOG_LEVEL",
 }
 #: Holds the address of the Redis where states are kept, itself or as the name of a secret.
-_STATE_URL: Final = "AGENTKIT_STATE_URL"
+STATE_URL: Final = "AGENTKIT_STATE_URL"
 
 
 #: How deep a sleep is: light keeps the process, deep ends it.
@@ -123,7 +123,7 @@ class AgentSettings(BaseModel):
         checks = _json(environ, "AGENTKIT_HEALTH")
         data_dir = environ.get("AGENTKIT_DATA_DIR")
         secrets = _json(environ, "AGENTKIT_SECRETS")
-        own_url = {"env": _STATE_URL} if environ.get(_STATE_URL) else None
+        own_url = {"env": STATE_URL} if environ.get(STATE_URL) else None
         instance = environ.get("AGENT_INSTANCE", name)
         _, hash_, slot = instance.partition("#")
         if hash_ and not (slot.isascii() and slot.isdigit()):
@@ -145,7 +145,7 @@ class AgentSettings(BaseModel):
             peers=_json(environ, "AGENTKIT_PEERS"),
             data_dir=Path(data_dir) if data_dir else _default_data_dir(environ, machine, name),
             state_store=environ.get("AGENTKIT_STATE_STORE", "sqlite"),
-            state_url=secrets.pop(_STATE_URL, own_url),  # ours, so that an author's `secrets` does not have it
+            state_url=secrets.pop(STATE_URL, own_url),  # ours, so that an author's `secrets` does not have it
             secrets=secrets,
             grace_s=_number(environ, "AGENTKIT_GRACE_S", 10.0),
             watchdog_s=watchdog_us / 1e6,
@@ -194,8 +194,8 @@ class AgentSettings(BaseModel):
     def read_state_url(self) -> str:
         """The address of its Redis. ConfigError: none is given, or it can't be read."""
         if self.state_url is None:
-            raise ConfigError(at=_STATE_URL, got=None, want="the address of a Redis, as AGENTKIT_STATE_STORE is redis")
-        return _read_secret(_STATE_URL, self.state_url)
+            raise ConfigError(at=STATE_URL, got=None, want="the address of a Redis, as AGENTKIT_STATE_STORE is redis")
+        return _read_secret(STATE_URL, self.state_url)
 
     def read_secrets(self) -> dict[str, str]:
         """The secrets' values; ConfigError says which one can't be read, and never what is in it."""

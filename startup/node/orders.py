@@ -10,6 +10,7 @@ from functools import cache
 from typing import Final
 
 from agentkit.names import Incarnation
+from agentkit.settings import STATE_URL
 from startup.node.paths import Places
 from startup.node.zygote_link import FREE, Admission, ForkOrder
 from startup.plan.rows import LOOPBACK
@@ -133,14 +134,9 @@ def _told(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnatio
         told["HEALTH_CHECK_PORT"] = str(spec.health_port)
     if spec.watchdog_s:
         told["WATCHDOG_USEC"] = str(round(spec.watchdog_s * 1e6))
-    secrets = dict(spec.secrets)
     if spec.state != _USUAL_STATE:
-        told |= {"AGENTKIT_STATE_STORE": spec.state.store, "AGENTKIT_STATE_EVERY_S": f"{spec.state.every_s:g}"}
-        if spec.state.url:
-            told["AGENTKIT_STATE_URL"] = spec.state.url
-        if spec.state.secret:
-            secrets["AGENTKIT_STATE_URL"] = spec.state.secret
-    if secrets:
+        told |= _told_of_state(spec.state)
+    if secrets := {**spec.secrets, **({STATE_URL: spec.state.secret} if spec.state.secret else {})}:
         told["AGENTKIT_SECRETS"] = json.dumps({name: asdict(ref) for name, ref in secrets.items()})
     if spec.policy:
         told["AGENTKIT_POLICY"] = json.dumps(spec.policy)
@@ -153,3 +149,8 @@ def _told(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnatio
     if isinstance(spec.target, AgentTarget):
         told["AGENTKIT_LOG_FORMAT"] = "json"
     return told
+
+
+def _told_of_state(state: StatePolicy) -> dict[str, str]:
+    told = {"AGENTKIT_STATE_STORE": state.store, "AGENTKIT_STATE_EVERY_S": f"{state.every_s:g}"}
+    return told | ({STATE_URL: state.url} if state.url else {})
