@@ -130,13 +130,14 @@ async def test_nobody_is_looked_for_when_the_cgroup_is_empty(zygote: Hosted, mon
 
 @pytest.mark.process
 async def test_who_left_the_cgroup_is_ended_when_it_was_seen_before(zygote: Hosted) -> None:
-    forked = await zygote.fork("m/a", zygote.script(DOUBLE_FORK % "pass"))
-    grandchild = await pid_in(zygote.folder / "grandchild")
+    inner = "import os, time; open('child.new', 'w').write(str(os.getpid())); os.rename('child.new', 'child'); time.sleep(600)"
+    forked = await zygote.fork("m/a", zygote.script(HELPER % (inner, "") + "; import time; time.sleep(600)"))
+    child = await pid_in(zygote.folder / "child")
     endgame = Endgame(zygote.node, EmptyCage())
     endgame.terminate(forked.pid, forked.pidfd)
     await zygote.exit_of("m/a")
     assert await endgame.sweep(forked.pid, 1) == []
-    assert not is_alive(grandchild)
+    assert not is_alive(child)
 
 
 @pytest.mark.process
