@@ -22,7 +22,7 @@ from typing import Final
 import psutil
 import zmq
 from bench_startup import AGENTS, fleet
-from common import Processes, Table, free_ports, median, percentile, say
+from common import Options, Processes, Table, free_ports, median, percentile, say
 from startup_peers import MINIMAL, all_answered
 
 #: Agents that are killed, one after the other, each of them once: (long form, short form).
@@ -36,7 +36,8 @@ SEED: Final = 6
 Served = dict[int, int]
 
 
-def restarts(*, quick: bool, only: Sequence[str]) -> list[Table]:
+def restarts(wanted: Options) -> list[Table]:
+    only = [text for text in wanted.only if any(text in name for name in SUPERVISORS)]
     table = Table(
         f"kill -9 to the next answer, {AGENTS} processes",
         ("supervisor", "kills", "p50 ms", "p99 ms", "max ms", "time / ours"),
@@ -51,7 +52,7 @@ def restarts(*, quick: bool, only: Sequence[str]) -> list[Table]:
             continue
         try:
             with running() as served:
-                took_ms = kill_each(served, KILLS[quick])
+                took_ms = kill_each(served, KILLS[wanted.quick])
         except (OSError, TimeoutError) as exc:
             table.notes.append(f"{name} could not be measured: {exc}")
             continue

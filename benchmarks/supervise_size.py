@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import psutil
 from bench_startup import FLEET84, SETTLE_S, Fleet, fleet, large_yaml
-from common import Table, free_ports, median, pss_mb, say
+from common import Options, Table, free_ports, median, pss_mb, say
 
 #: How long the resting fleet is watched, in seconds: (long form, short form).
 WATCH_S: Final = (60.0, 10.0)
@@ -19,8 +19,8 @@ WATCH_S: Final = (60.0, 10.0)
 LARGE: Final = ((1000, 3), (100, 1))
 
 
-def rest(*, quick: bool) -> list[Table]:
-    watch_s = WATCH_S[quick]
+def rest(wanted: Options) -> list[Table]:
+    watch_s = WATCH_S[wanted.quick]
     with fleet() as ours:
         _, up = ours.up()
         say(f"at rest: settling for {SETTLE_S:g} s, watching for {watch_s:g} s")
@@ -43,8 +43,8 @@ def rest(*, quick: bool) -> list[Table]:
     return [table]
 
 
-def large(*, quick: bool) -> list[Table]:
-    agents, times = LARGE[quick]
+def large(wanted: Options) -> list[Table]:
+    agents, times = LARGE[wanted.quick]
     seconds: dict[str, list[float]] = {"up": [], "status": [], "down": []}
     memory_mb: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="akb") as folder:

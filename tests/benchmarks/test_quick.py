@@ -65,6 +65,14 @@ def test_the_short_form_of_bench_roll_loses_no_call() -> None:
         assert row["calls"] > 100
 
 
+def test_the_short_form_of_bench_supervise_fills_a_row() -> None:
+    (rows,) = run("bench_supervise.py", "--only", "agentkit").values()
+    (row,) = rows
+    assert (row["supervisor"], row["kills"]) == ("agentkit", 10)
+    assert isinstance(row["p50 ms"], float)
+    assert row["p50 ms"] > 0
+
+
 def test_the_short_form_of_bench_shm_hands_every_array_over() -> None:
     (rows,) = run("bench_shm.py").values()
     assert [row["contender"] for row in rows] == ["TCP", "agentkit", "agentkit, Shared", "agentkit, Shared again"]
