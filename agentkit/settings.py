@@ -141,7 +141,7 @@ class AgentSettings(BaseModel):
             health_port=_integer(environ, "HEALTH_CHECK_PORT", 0) if environ.get("HEALTH_CHECK_PORT") else None,
             config=_json(environ, "AGENT_CONFIG"),
             policy=FilePolicy.read(_json(environ, "AGENTKIT_POLICY"), at="AGENTKIT_POLICY"),
-            node_socket=environ.get("AGENTKIT_NODE") or None,
+            node_socket=environ.get("AGENTKIT_DOOR") or environ.get("AGENTKIT_NODE") or None,
             peers=_json(environ, "AGENTKIT_PEERS"),
             data_dir=Path(data_dir) if data_dir else _default_data_dir(environ, machine, name),
             state_store=environ.get("AGENTKIT_STATE_STORE", "sqlite"),

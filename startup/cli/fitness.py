@@ -202,7 +202,9 @@ def run_dir_owner(facts: Facts) -> Finding:
         fix = f"make its parent writable for uid {facts.uid}, or set AGENTKIT_RUN_DIR"
         return _found("run directory", facts.run_dir_writable, "not there yet", "can be made", fix)
     value = f"owned by uid {facts.run_dir_owner}, mode {facts.run_dir_mode:04o}"
-    good = facts.run_dir_owner == facts.uid and facts.run_dir_mode & 0o077 == 0
+    good = (
+        facts.run_dir_owner == facts.uid and facts.run_dir_mode & 0o066 == 0
+    )  # to pass through: agents of other users
     return _found(
         "run directory", good, value, need, f"chmod 700 it if it is yours, else set AGENTKIT_RUN_DIR: {facts.run_dir}"
     )

@@ -21,7 +21,7 @@ from typing import Any, Final, NoReturn
 
 import setproctitle
 
-from startup.node import linux, rlimits, targets
+from startup.node import dropping, linux, rlimits, targets
 from startup.node.zygote_wire import PRIVATE
 
 #: The first descriptor that is handed down (sd_listen_fds(3)).
@@ -119,15 +119,18 @@ def _run(order: Mapping[str, Any], names: Sequence[str], nofile: int, *, from_sc
     setproctitle.setproctitle(order["title"])
     _mark(environment)
     _limit(order["nofile"] or nofile)
-    if order["rlimits"]:
-        rlimits.take_on(dict(order["rlimits"]))
     if order["cpu_affinity"]:
         _pin(order["cpu_affinity"])
+    if order["user"]:
+        dropping.take_along_secrets(environment, outside.get("HOME", "/"))
+        dropping.drop(*order["user"])
+    if order["rlimits"]:
+        rlimits.take_on(dict(order["rlimits"]))
     os.chdir(order["cwd"])
     _reseed()
     gc.enable()
     sys.path[:] = [*order["sys_path"], *(path for path in sys.path if path not in order["sys_path"])]
-    _resolve_secrets(environment, outside, is_agent=target["type"] == "agent")
+    _resolve_secrets(os.environ, outside, is_agent=target["type"] == "agent")
     if target["type"] == "agent":
         return targets.run_agent(target)
     if target["script"]:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, cast
@@ -55,13 +55,30 @@ class Asker(Protocol):
 Handler: TypeAlias = Callable[[Asker, int, str, Mapping[str, Any]], Any]
 
 
+class Guests(Protocol):
+    """Other users who may ask for some things."""
+
+    def uids(self) -> Container[int]: ...
+
+    def handler(self, uid: int) -> Handler: ...
+
+
+def _refused(asker: Asker, id: int, operation: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ARG001 - a Handler
+    raise Refused("forbidden", "this node is somebody else's")
+
+
 class Conversation(asyncio.Protocol):
     """One connection. Handlers answer through it; `tell` sends an event."""
 
     def __init__(
-        self, handle: Handler, on_made: Callable[[Conversation], None], on_lost: Callable[[Conversation], None]
+        self,
+        handle: Handler,
+        on_made: Callable[[Conversation], None],
+        on_lost: Callable[[Conversation], None],
+        guests: Guests | None = None,
     ) -> None:
         self._handle = handle
+        self._guests = guests
         self._on_made = on_made
         self._on_lost = on_lost
         self._buffer = FrameBuffer()
@@ -74,9 +91,14 @@ class Conversation(asyncio.Protocol):
         self._on_made(self)
         sock = transport.get_extra_info("socket")
         _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        if uid not in (os.getuid(), 0):
-            log.warning("control.stranger", uid=uid)
-            self._transport.abort()
+        if uid in (os.getuid(), 0):
+            return
+        if self._guests is not None and uid in self._guests.uids():
+            self._handle = self._guests.handler(uid)
+            return
+        self._handle = _refused  # what it has sent already is not for us
+        log.warning("control.stranger", uid=uid)
+        self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -165,9 +187,10 @@ def error_of(exc: Exception, operation: str) -> dict[str, Any]:
 class ControlServer:
     """Listens at a path; a context for its conversations."""
 
-    def __init__(self, path: Path, handle: Handler) -> None:
+    def __init__(self, path: Path, handle: Handler, guests: Guests | None = None) -> None:
         self._path = path
         self._handle = handle
+        self._guests = guests
         self._conversations: set[Conversation] = set()
         self._server: asyncio.AbstractServer | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -188,7 +211,9 @@ class ControlServer:
             raise
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(
-            lambda: Conversation(self._handle, self._conversations.add, self._forget), sock=sock, backlog=BACKLOG
+            lambda: Conversation(self._handle, self._conversations.add, self._forget, self._guests),
+            sock=sock,
+            backlog=BACKLOG,
         )
 
     async def close(self) -> None:

@@ -47,6 +47,7 @@ from startup.node.notify import NotifyServer
 from startup.node.operations import Operations
 from startup.node.options import NodeOptions
 from startup.node.orders import machine_of, node_endpoint
+from startup.node.other_users import OtherUsers
 from startup.node.paths import Lock
 from startup.node.registry import Registry
 from startup.node.remote_control import RemoteControl
@@ -180,7 +181,9 @@ class Node:
             },
             telling=self._leaders.telling,
         )
-        self._server = ControlServer(places.control, operations.handle)
+        self._server = ControlServer(
+            places.control, operations.handle, OtherUsers(self._hands.doors, self._core, operations.handle)
+        )
         self._mesh.control = RemoteControl(operations.handle)
         self._notify: NotifyServer | None = None
 
@@ -194,7 +197,7 @@ class Node:
             log.warning("node.backlog", hint=warning)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.leave)
-        self._notify = self._itself.notify = NotifyServer(places.notify, self._senses.hear)
+        self._notify = self._itself.notify = NotifyServer(places.notify, self._senses.hear, self._hands.doors.uids)
         inherited = await self._zygote.start()
         revision = self._revisions.current
         if revision is not None:
@@ -228,6 +231,7 @@ class Node:
         self._early_exits = None
         self._remember_all()
         await self._server.start()
+        self._hands.doors.renew()
         self._write_info()
         self._mesh.discover()
         self._rotate_later()

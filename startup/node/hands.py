@@ -18,11 +18,12 @@ from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from agentkit.transport.gate import HANDED_OVER, SUCCEEDED
 from startup.node.bounds import Bounds
+from startup.node.doors import Doors
 from startup.node.endgame import Endgame
 from startup.node.exits import Exit
 from startup.node.gates import Gate
 from startup.node.lending import Lending
-from startup.node.orders import fork_order, listening_on, machine_of
+from startup.node.orders import NOTHING, fork_order, listening_on, machine_of
 from startup.node.paths import Places, own_folder
 from startup.node.probes import log_size
 from startup.node.readiness import Waits
@@ -100,6 +101,7 @@ class Hands:
         self._zygote = zygote
         self._nofile = nofile
         self._random = random
+        self.doors = Doors(places)
         self.bounds = Bounds(places)
         self.bounds.on_over = self._is_over_limit
         self._endgame = Endgame(str(places.control), self.bounds)
@@ -140,7 +142,12 @@ class Hands:
     def settle(self) -> None:
         """Everything of an earlier node was adopted: what holds its processes is known again, what it left over goes."""
         for running in self.running.values():
-            self.bounds.adopt(self._core.processes[running.id].spec, running.incarnation, running.pid)
+            spec = self._core.processes[running.id].spec
+            self.bounds.adopt(spec, running.incarnation, running.pid)
+            try:
+                self.doors.admit(spec)
+            except _FORK_ERRORS as exc:  # it runs on, and does not hear of us
+                log.error("agent.no_door", agent=str(running.id), error=str(exc))
         self.bounds.clear()
 
     def of(self, id: AgentId) -> Running | None:
@@ -191,6 +198,7 @@ class Hands:
             gate.close()
         self.sockets.close_all()
         self.bounds.close()
+        self.doors.close()
 
     # -- forks
 
@@ -229,9 +237,11 @@ class Hands:
         gate = self._gates.get(incarnation)
         try:
             fds = self.sockets.open(id, self._wanted(spec))
-            own_folder(self._places.data(id.instance))
+            if (user := self.doors.admit(spec)) is None:
+                own_folder(self._places.data(id.instance))
             admission = self.bounds.prepare(spec, incarnation)
-            order = fork_order(spec, self._fleet, self._places, incarnation, self._nofile, key, admission)
+            told = self.doors.environment(spec, user) if user else NOTHING
+            order = fork_order(spec, self._fleet, self._places, incarnation, self._nofile, key, admission, user, told)
             log_start = log_size(order.log_path)
             # who has the longest chain of dependants decides when the last one is ready
             urgency = self._core.desired.heights.get(id, 0)

@@ -18,6 +18,7 @@ if _close_range is not None:
     _close_range.argtypes = [ctypes.c_uint, ctypes.c_uint, ctypes.c_int]
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_SET_NO_NEW_PRIVS: Final = 38
 _FALLOC_FL_COLLAPSE_RANGE: Final = 0x08
 #: All but the two that the C library keeps for its threads.
 _SIGNALS: Final = (*range(1, 32), *range(signal.SIGRTMIN, signal.SIGRTMAX + 1))
@@ -28,6 +29,12 @@ def become_subreaper() -> None:
     """Orphans among our descendants become our children instead of init's. Kept over exec, not inherited by fork."""
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0):
         raise _failed("prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def forbid_new_privileges() -> None:
+    """From now on no exec gives this process, or one that it starts, more rights than it has (setuid programs, file capabilities)."""
+    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0):
+        raise _failed("prctl(PR_SET_NO_NEW_PRIVS)")
 
 
 def close_from(lowest: int) -> None:

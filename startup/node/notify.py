@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -47,12 +47,20 @@ class Notification(NamedTuple):
     pid: int
     fields: Mapping[str, str]
     fds: tuple[int, ...] = ()
+    is_guest: bool = False  #: from another user than ours
 
 
 class NotifyServer:
     """Listens from its making until `close`. `on_message` is called in the loop, in the order of arrival."""
 
-    def __init__(self, path: Path | str, on_message: Callable[[Notification], None]) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        on_message: Callable[[Notification], None],
+        guests: Callable[[], Container[int]] = frozenset,
+    ) -> None:
+        """`guests`: uids of others that may send."""
+        self._guests = guests
         self.path = Path(path)
         self.dropped = 0  #: messages too long, from another user, or without a sender
         self._on_message = on_message
@@ -111,13 +119,15 @@ class NotifyServer:
             elif kind == socket.SCM_RIGHTS:
                 fds.frombytes(value[: len(value) - len(value) % _INT_BYTES])
         fields = parse(data)
-        if not pid or uid not in (os.geteuid(), 0) or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        is_guest = uid not in (os.geteuid(), 0)
+        is_stranger = is_guest and uid not in self._guests()
+        if not pid or is_stranger or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             close_all(fds)
             return None
         if fds and fields.get("FDSTORE") != "1":
             close_all(fds)
             fds = array.array("i")
-        return Notification(pid, fields, tuple(fds))
+        return Notification(pid, fields, tuple(fds), is_guest)
 
 
 def parse(data: bytes) -> dict[str, str]:

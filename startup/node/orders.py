@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cache
+from types import MappingProxyType
 from typing import Final
 
 from agentkit.names import Incarnation
@@ -15,11 +16,13 @@ from startup.node.paths import Places
 from startup.node.zygote_link import FREE, Admission, ForkOrder
 from startup.plan.rows import LOOPBACK
 from startup.spec.fleet import AgentSpec, AgentTarget, Fleet, HibernatePolicy, MachineSpec, StatePolicy
+from startup.spec.users import User
 
 #: What every process gets from the node's own environment, when it is set there (configuration.md, "What a process inherits").
 PASSED: Final = ("PATH", "HOME", "USER", "LANG", "TZ", "VIRTUAL_ENV", "AGENTKIT_DEBUG")
 _PASSED_PREFIX: Final = "LC_"
 _USUAL_STATE: Final = StatePolicy()
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 #: Files that agents make are the owner's, readable by the group.
 UMASK: Final = 0o027
 
@@ -32,9 +35,12 @@ def fork_order(
     nofile: int,
     key: str = "",
     admission: Admission = FREE,
+    user: User | None = None,
+    told_user: Mapping[str, str] = NOTHING,
 ) -> ForkOrder:
     """The order for a process of `spec` on this machine. Secrets stay references: the child resolves them. `key`: fingerprint of
-    the one that it is to serve with; its secret the child reads itself. `admission`: what holds it to its limits."""
+    the one that it is to serve with; its secret the child reads itself. `admission`: what holds it to its limits. `user`: whom it
+    runs as, with what that is told (doors.py)."""
     machine = machine_of(fleet, places.machine)
     root = fleet.root_on(places.machine)
     target = asdict(spec.target)
@@ -44,7 +50,7 @@ def fork_order(
         key=str(spec.id),
         incarnation=incarnation,
         title=f"agentkit: agent {fleet.cluster}/{spec.machine}/{spec.name}#{spec.id.slot}",
-        env=environment(spec, fleet, places, incarnation, key),
+        env={**environment(spec, fleet, places, incarnation, key), **told_user},
         cwd=machine.workdir or root,
         log_path=str(places.log(spec.id.instance)),
         target=target,
@@ -54,6 +60,7 @@ def fork_order(
         umask=UMASK,
         cgroups=admission.cgroups,
         rlimits=admission.rlimits,
+        user=(user.uid, user.gid, user.groups) if user else None,
     )
 
 

@@ -112,7 +112,7 @@ def own_folder(folder: Path, variable: str = STATE_DIR_VARIABLE) -> None:
             want=f"a folder of uid {os.getuid()}",
             fix=f"remove it, or set {variable} to a folder of your own",
         )
-    if stat.S_IMODE(found.st_mode) & 0o077:
+    if stat.S_IMODE(found.st_mode) & 0o066:  # to pass through is for doors.py to give
         folder.chmod(0o700)
 
 

@@ -47,7 +47,9 @@ class Senses:
     def hear(self, said: Notification) -> None:
         """One message. The kernel says who sent it."""
         running = self._hands.by_pid.get(said.pid)
-        if running is None:
+        if running is None and said.is_guest and said.fds:
+            close_all(said.fds)  # another user's processes that are no agents could leave us without descriptors
+        elif running is None:
             self._unclaimed.append(said)
             if len(self._unclaimed) > MAX_UNCLAIMED:
                 close_all(self._unclaimed.popleft().fds)

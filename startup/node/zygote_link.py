@@ -62,6 +62,7 @@ class ForkOrder(NamedTuple):
     umask: int = 0o077
     cgroups: tuple[str, ...] = ()  #: as in Admission
     rlimits: tuple[tuple[str, int], ...] = ()
+    user: tuple[int, int, tuple[int, ...]] | None = None  #: uid, gid, groups to become; None: ours
 
 
 class Forked(NamedTuple):

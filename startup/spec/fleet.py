@@ -155,6 +155,7 @@ class AgentSpec:
     secrets: Mapping[str, SecretRef] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
+    user: str = ""  #: `name` or `name:group` that it runs as; "": whoever the node is
     start_timeout_s: float = 60.0
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     health_check: HealthCheckPolicy = field(default_factory=HealthCheckPolicy)

@@ -6,6 +6,7 @@ A default that stands here is the one of configuration.md; what is None is worke
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -27,6 +28,7 @@ DEFAULT_PORT_RANGES: Final = {
     "monitoring": "10400-10499",
     "debug": "10500-10599",
 }
+_USER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}(:[A-Za-z_][A-Za-z0-9_.-]{0,31})?")
 #: Ports that strangers expect a web server on; only class `gateway` may have them.
 DEFAULT_FORBIDDEN_PORTS: Final = (80, 443, 3000, 5000, 8000, 8080)
 
@@ -41,6 +43,12 @@ def _target(value: str) -> str:
     module, colon, cls = value.partition(":")
     if not (colon and cls.isidentifier() and all(part.isidentifier() for part in module.split("."))):
         raise refuse("module:Class, such as agents.task_manager:TaskManager")
+    return value
+
+
+def _user(value: str) -> str:
+    if not _USER.fullmatch(value):
+        raise refuse("a user of the machine: `name` or `name:group`")
     return value
 
 
@@ -228,6 +236,9 @@ class AgentSettings(Model):
     )
     config: dict[str, Any] = Field(
         default_factory=dict, description="Checked by the agent's own Config model before anything starts."
+    )
+    user: Annotated[str, AfterValidator(_user)] | None = Field(
+        None, description="`name` or `name:group` of the machine, for nodes that are root; default: the node's own."
     )
     resources: ResourcesModel = Field(default_factory=lambda: ResourcesModel(), description="Limits, needs, CPUs.")
     start: StartModel = Field(default_factory=lambda: StartModel(), description="How long a start may take.")

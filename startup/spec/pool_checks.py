@@ -37,7 +37,8 @@ def machine_problems(resolved: Resolved, there: Machine) -> Iterator[Problem]:
         for found in misfits(resolved.fleet, machine.name, there):
             assert found.id is not None
             entry = resolved.entries[found.id]
-            yield _problem(found, resolved.place(found.id, "resources"), f"{entry.at}.resources", "machine")
+            key = "user" if found.is_user else "resources"
+            yield _problem(found, resolved.place(found.id, key), f"{entry.at}.{key}", "machine")
 
 
 def _problem(found: Misfit, place: str, at: str, check: str) -> Problem:

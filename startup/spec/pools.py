@@ -6,11 +6,12 @@ machine's own memory is compared with written requests alone: limits may well ad
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from agentkit.names import AgentId
 from startup.spec.fleet import AgentSpec, Fleet, PoolSpec
+from startup.spec.users import user_problem
 
 #: So many of those that take the most are named.
 _NAMED = 3
@@ -22,6 +23,7 @@ class Machine:
 
     cpus: frozenset[int]
     memory_bytes: int
+    user_problem: Callable[[str], str] = lambda _: ""  #: why it can't run an agent as that user
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Misfit:
     fix: str
     klass: str = ""  #: whose pool is too small
     id: AgentId | None = None  #: which agent asks for what there is not
+    is_user: bool = False  #: and that is its user
 
     def __str__(self) -> str:
         return f"{self.found}; want {self.want}; {self.fix}"
@@ -78,12 +81,25 @@ def misfits(fleet: Fleet, machine: str, there: Machine) -> Iterator[Misfit]:
                 want=f"CPUs that {machine} has: {ranges(there.cpus)}",
                 fix="change cpu_affinity, its own or that of its class's pool",
             )
+    yield from _users(fleet, specs, there)
+
+
+def _users(fleet: Fleet, specs: Iterable[AgentSpec], there: Machine) -> Iterator[Misfit]:
+    for spec in specs:
+        if not spec.user or spec.id.slot:
+            continue
+        found = f"{spec.name} shall run as `{spec.user}`"
+        if fleet.security == "curve":
+            want = "no `user` where there are keys: it would need the secret key of the whole machine"
+            yield Misfit(id=spec.id, is_user=True, found=found, want=want, fix="leave one of them out")
+        elif problem := there.user_problem(spec.user):
+            yield Misfit(id=spec.id, is_user=True, found=found, want="a user that it can have", fix=problem)
 
 
 def this_machine() -> Machine:
     """CPUs that this process may use, and all memory that there is."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(frozenset(os.sched_getaffinity(0)), memory_bytes)
+    return Machine(frozenset(os.sched_getaffinity(0)), memory_bytes, user_problem)
 
 
 def ranges(numbers: Iterable[int]) -> str:

@@ -218,6 +218,7 @@ def _spec(
         },
         config=plain(settings.config),
         resources=resources_of(member, file),
+        user=settings.user or "",
         start_timeout_s=settings.start.timeout,
         restart=RestartPolicy(
             policy=settings.restart.policy,
