@@ -166,7 +166,12 @@ class BlockingClient:
         self._known: dict[str, tuple[float, tuple[AgentRecord, ...]]] = {}
         self.tracer = Tracer(trace_sample)
         self._caller = BlockingCaller(
-            _identity(here), self._lookup, policies=SCRIPT_CALLS, tracer=self.tracer, dialer=_dialer(here, keys, path)
+            _identity(here),
+            self._lookup,
+            policies=SCRIPT_CALLS,
+            tracer=self.tracer,
+            dialer=_dialer(here, keys, path),
+            forget=self._forget,
         )
 
     def __enter__(self) -> Self:
@@ -207,6 +212,12 @@ class BlockingClient:
             return self._static.ids()
         answer = _ask_node(self._path, "names", {}, Deadline.after(DEFAULT_TIMEOUT_S))
         return tuple(AgentId.parse(id) for id in answer["ids"])
+
+    def _forget(self, name: str) -> None:
+        """Somebody of that name is not where it was. Replicas that left would use up the tries of a call otherwise."""
+        bare = bare_name(name)
+        if (known := self._known.get(bare)) is not None:
+            self._known[bare] = (float("-inf"), known[1])
 
     def _lookup(self, name: str, deadline: Deadline) -> tuple[AgentRecord, ...]:
         if self._path is None:

@@ -50,8 +50,10 @@ class BlockingCaller:
         awaited: Callable[[Awaitable[Any]], Any] | None = None,
         tracer: Tracer | None = None,
         dialer: Dialer | None = None,
+        forget: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`refuse` raises where a blocking call would be a mistake (on an event loop); `publish`: what takes events;
+        """`forget`: an instance of this name is not where `lookup` said, so what that says next had better be new.
+        `refuse` raises where a blocking call would be a mistake (on an event loop); `publish`: what takes events;
         `awaited`: waits for what a fallback that is `async def` returns; `tracer`: where its calls are traced; None: nowhere."""
         self.me = me
         self.tracer = tracer or Tracer(0)
@@ -59,6 +61,7 @@ class BlockingCaller:
         self.fallbacks = Fallbacks(fallbacks)
         self._awaited = awaited
         self._lookup = lookup
+        self._forget = forget
         self._refuse = refuse
         self._publish = publish
         self._own = threading.local()
@@ -146,6 +149,8 @@ class BlockingCaller:
                 channel = self._channel(record, course.expected)
                 result = channel.request(method, body, Deadline(course.at_s), meta, attachments=attachments)
             except CallError as error:
+                if error.code == "unreachable":
+                    self._forget(target)
                 with self._lock:
                     pause_s = course.failed(error, now_s(), channel)
                 if pause_s is None:

@@ -79,7 +79,7 @@ def _spread(chosen: Collection[AgentId], edges: Mapping[AgentId, Collection[Agen
 
 def set_stopped(cluster: Cluster, revision: Revision, stopped: Collection[AgentId]) -> Revision:
     """Propose the same fleet with these agents stopped."""
-    return cluster.propose(replace(revision, stopped=frozenset(stopped)))
+    return cluster.propose(replace(revision, stopped=frozenset(stopped), note=""))
 
 
 def machines_of(fleet: Fleet) -> list[str]:

@@ -178,7 +178,7 @@ def _tell(cluster: Cluster) -> None:
             if current is None:
                 cluster.ask_each("stop_node")
             else:
-                cluster.propose(replace(current, down=True), bases)
+                cluster.propose(replace(current, down=True, note=""), bases)
         except Conflict:
             if attempt == _TRIES - 1:
                 raise

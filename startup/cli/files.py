@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -12,13 +13,17 @@ from typing import TYPE_CHECKING, Final
 
 from agentkit.directory.locate import DEFAULT_FILES, default_file
 from agentkit.errors import ConfigError
+from startup.cli.common import note, say_json, width_of
 
 if TYPE_CHECKING:
     from agentkit.names import AgentId
+    from startup.spec.fleet import Fleet
     from startup.spec.load import Loaded
     from startup.spec.ports import PortPair
     from startup.spec.problem import Problem
 
+#: Lines longer than this are hard to read, however wide the terminal is.
+WIDEST: Final = 110
 _HEADINGS: Final = {"error": "errors", "warning": "warnings", "note": "notes"}
 
 
@@ -74,6 +79,27 @@ def load_file(
         previous_ports=previous_ports,
         inspect=inspect,
     )
+
+
+def checked_fleet(
+    arguments: argparse.Namespace, previous_ports: Mapping[AgentId, PortPair] | None, outcome: str
+) -> Fleet | None:
+    """The fleet of a file that has been loaded and checked; None when it has errors. Problems are told; `outcome`: what errors mean."""
+    from startup.spec.load import check
+
+    loaded = load_file(arguments, previous_ports=previous_ports)
+    cluster = loaded.resolved.fleet.cluster if loaded.resolved else None
+    problems = (*loaded.problems, *check(loaded, own_pids=own_pids(cluster) if cluster else ()))
+    if problems:
+        note(shown(problems, min(WIDEST, width_of(sys.stderr))))
+    if not any(problem.severity == "error" for problem in problems):
+        return loaded.fleet
+    message = f"{outcome}: {counted(problems)}"
+    note(f"agentkit: {message}")
+    if arguments.json:
+        told = [problem.to_wire() for problem in problems]
+        say_json({"error": {"code": "ConfigError", "message": message, "problems": told}})
+    return None
 
 
 def shown(problems: Iterable[Problem], width: int) -> Iterator[str]:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from agentkit.errors import NoNode
@@ -17,11 +17,11 @@ from startup.cli.common import has_colour, is_terminal, note
 from startup.cli.logfeed import tails
 from startup.cli.watch import Watch
 from startup.errors import NodeLost
-from startup.plan.phase import Phase
+from startup.plan.phase import UP, Phase
 from startup.plan.row import AgentRow
 from startup.view.logs import plain
 from startup.view.progress import LiveBoard, SparseLines, board
-from startup.view.verdict import Verdict, failed_rows, judge
+from startup.view.verdict import LOST_AFTER_S, Verdict, failed_rows, judge
 
 #: A node that went away is started again by its zygote within 5 s; after this long it is given up.
 GIVEN_UP_AFTER_S: Final = 12.0
@@ -36,7 +36,7 @@ _APART_S: Final = 0.05
 #: Lines of a failed agent's log that are shown.
 TAIL_LINES: Final = 12
 
-End = Literal["decided", "timed-out", "overtaken", "lost"]
+End = Literal["decided", "timed-out", "overtaken", "lost", "halted", "undone"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,7 @@ class Aim:
     unwanted: frozenset[AgentId] = frozenset()
     number: int  #: of our revision: another one means that somebody's command came after ours
     renewed: Mapping[AgentId, int] | None = None  #: incarnations that do not count any more (restart)
+    rolls: bool = False  #: an agent counts when it has come through the rollout of our revision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ def follow(watch: Watch, aim: Aim, *, began_s: float, timeout_s: float | None) -
         while True:
             now_s = time.monotonic()
             rows = _counted(watch.rows, aim)
+            found = watch.rows if aim.rolls else rows  # who waits for its turn serves
             verdict = judge(
                 rows,
                 aim.wanted,
@@ -87,17 +89,25 @@ def follow(watch: Watch, aim: Aim, *, began_s: float, timeout_s: float | None) -
             else:
                 required_up_since_s = None
             suspicious = bool(watch.lost) or any(rows[id].phase in _TAKEN_AWAY for id in aim.wanted if id in rows)
-            if suspicious and (verdict.state == "stuck" or now_s - looked_s >= LOOK_AGAIN_S):
+            failed = [row for row in rows.values() if row.rolled < 0 or row.rolled > aim.number] if aim.rolls else []
+            suspicious = suspicious or bool(failed)
+            if failed and not verdict.leaving and now_s - watch.changed_s > LOST_AFTER_S and _is_halted(failed, aim):
+                return Outcome(end="halted", verdict=verdict, rows=found, message=_why_halted(failed))
+            if suspicious and (
+                verdict.state == "stuck"
+                or any(row.rolled > aim.number for row in failed)
+                or now_s - looked_s >= LOOK_AGAIN_S
+            ):
                 looked_s = now_s
                 if end := _taken_from_us(watch, aim):
-                    return Outcome(end=end[0], verdict=verdict, rows=rows, message=end[1])
+                    return Outcome(end=end[0], verdict=verdict, rows=found, message=end[1])
                 watch.revive()
             if verdict.state != "going" and not watch.lost:
-                return Outcome(end="decided", verdict=verdict, rows=rows)
+                return Outcome(end="decided", verdict=verdict, rows=found)
             left_s = None if timeout_s is None else began_s + timeout_s - now_s
             if left_s is not None and left_s <= 0:
                 return Outcome(
-                    end="timed-out", verdict=verdict, rows=rows, message=f"not decided within {timeout_s:g} s"
+                    end="timed-out", verdict=verdict, rows=found, message=f"not decided within {timeout_s:g} s"
                 )
             wait_s = show(rows, now_s)
             wait_s = min(wait_s, LOOK_AGAIN_S if suspicious else _TICK_S, *([] if left_s is None else [left_s]))
@@ -118,6 +128,8 @@ def _required_up(verdict: Verdict, aim: Aim) -> bool:
 
 def _counted(rows: Mapping[AgentId, AgentRow], aim: Aim) -> Mapping[AgentId, AgentRow]:
     """Without the rows of processes that are to be replaced: those agents count as not told of yet."""
+    if aim.rolls:
+        return {id: _in_rollout(row, aim.number) for id, row in rows.items()}
     if not aim.renewed:
         return rows
     return {
@@ -125,6 +137,25 @@ def _counted(rows: Mapping[AgentId, AgentRow], aim: Aim) -> Mapping[AgentId, Age
         for id, row in rows.items()
         if aim.renewed.get(id) != row.incarnation or row.phase is Phase.FAILED or row.roll_error
     }
+
+
+def _in_rollout(row: AgentRow, number: int) -> AgentRow:
+    """One that serves and has not come through yet waits for its turn, or is being replaced."""
+    if row.phase not in UP or row.roll_error or abs(row.rolled) == number:
+        return row
+    if row.roll:
+        return replace(row, is_replaced=True)
+    return replace(row, phase=Phase.WAITING, reason="its turn", waiting_for=())
+
+
+def _is_halted(failed: Sequence[AgentRow], aim: Aim) -> bool:
+    """Whether the nodes leave it at that."""
+    return any(row.rolled == -aim.number for row in failed)
+
+
+def _why_halted(failed: Sequence[AgentRow]) -> str:
+    first = min((row for row in failed if row.rolled < 0), key=lambda row: row.id)
+    return f"halted: {first.id} did not become ready: {first.roll_error or first.reason or first.last_error}"
 
 
 def _taken_from_us(watch: Watch, aim: Aim) -> tuple[End, str] | None:
@@ -138,6 +169,8 @@ def _taken_from_us(watch: Watch, aim: Aim) -> tuple[End, str] | None:
                 return "overtaken", f"overtaken: the node of {machine} was told to stop"
             continue
         revision = hello["revision"]
+        if revision and number_of(hello) > aim.number and aim.rolls and revision["note"]:
+            return "undone", revision["note"]
         if revision and number_of(hello) > aim.number:
             what = "`agentkit down`" if revision["down"] else f"revision {revision['number']}"
             return "overtaken", f"overtaken by {what} of {revision['author']}"

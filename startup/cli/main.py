@@ -33,6 +33,9 @@ class Command(NamedTuple):
 #: In the order of the help text: run a fleet, look at it, change it, check a file, look after a machine.
 COMMANDS: Final[Mapping[str, Command]] = {
     "up": Command("startup.cli.up", "bring up a fleet, or bring a running one to what its file says"),
+    "apply": Command("startup.cli.apply", "show what a file changes, ask, and replace agent by agent"),
+    "rollback": Command("startup.cli.rollback", "back to an earlier revision, in the same way"),
+    "scale": Command("startup.cli.scale", "how many replicas of an agent run"),
     "down": Command("startup.cli.down", "stop everything, nodes included"),
     "start": Command("startup.cli.start", "start agents that were stopped or have failed"),
     "stop": Command("startup.cli.stop", "stop agents; the rest runs on"),

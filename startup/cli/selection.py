@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agentkit.errors import ConfigError
@@ -47,10 +47,19 @@ class Selection:
 def next_revision(fleet: Fleet, selection: Selection, current: Revision | None) -> tuple[Revision, list[AgentId]]:
     """The revision to propose (number and author are filled in then), and the ids that the command waits for, in file order.
 
-    The whole file stands in it, with what is not selected stopped. On a running cluster a selection only adds: what runs
+    The whole file stands in it, with what is not selected stopped, with as many slots as operators said.
+    On a running cluster a selection only adds: what runs
     stays as it is, also where the file has changed."""
-    chosen = selection.of(fleet)
     running = current if current is not None and not current.down else None
+    numbers: Mapping[str, int] = {}
+    if running is not None and running.scaled:
+        from startup.spec.ports import ports_of
+        from startup.spec.scale import scaled, slots_of
+
+        known = {slots_of(id) for id in fleet.ids()}
+        numbers = {agent: number for agent, number in running.scaled.items() if agent in known}
+        fleet = scaled(fleet, numbers, ports_of(running.fleet))
+    chosen = selection.of(fleet)
     if running is None or not selection:
         target, kept = fleet, frozenset[AgentId]()
     else:
@@ -58,7 +67,7 @@ def next_revision(fleet: Fleet, selection: Selection, current: Revision | None) 
         kept = frozenset(running.fleet.ids()) - running.stopped
     stopped = frozenset(target.ids()) - chosen - kept
     wanted = [spec.id for spec in target.agents if spec.id in chosen and spec.enabled]
-    return Revision(number=0, author="", time_s=0.0, fleet=target, stopped=stopped), wanted
+    return Revision(number=0, author="", time_s=0.0, fleet=target, stopped=stopped, scaled=numbers), wanted
 
 
 def _merged(new: Fleet, old: Fleet, chosen: Collection[AgentId]) -> Fleet:

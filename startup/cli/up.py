@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 from agentkit.directory.locate import cluster_of, node_files, run_root
 from agentkit.errors import ConfigError, NoNode
 from startup.cli import exits
-from startup.cli.common import duration_s, note, say, say_json, width_of
-from startup.cli.files import add_file_arguments, counted, file_of, load_file, own_pids, shown
+from startup.cli.common import duration_s, note, say, say_json
+from startup.cli.files import add_file_arguments, checked_fleet, file_of
+from startup.cli.nodes import nodes_of
 from startup.machines.local import Boot
-from startup.node.paths import Places
 
 if TYPE_CHECKING:
     from agentkit.names import AgentId
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from startup.spec.fleet import Fleet
     from startup.spec.ports import PortPair
 
-#: Lines longer than this are hard to read, however wide the terminal is.
-WIDEST = 110
 #: What ends in one of these is the FILE, not an agent.
 _FILE_ENDINGS = (".yaml", ".yml", ".json")
 
@@ -117,14 +114,19 @@ class _Up:
     def run(self, stack: ExitStack) -> int:
         boot = self._boot_ahead(stack)
         greeted = self._greet_ahead(stack)
-        fleet = self._load()
+        fleet = checked_fleet(self._arguments, self._previous_ports(), "nothing was started")
         if fleet is None:
             return exits.USAGE
         refuse_strangers(fleet)
-        cluster = self._nodes(stack, fleet, boot, greeted)
+        cluster, self._troubles = nodes_of(
+            stack, fleet, boot, greeted, is_pushed=self._arguments.push, on_order=self._ordered
+        )
         gc.freeze()
         gc.enable()
         return self._hand_over(cluster, fleet)
+
+    def _ordered(self) -> None:
+        self.has_ordered = True
 
     def _boot_ahead(self, stack: ExitStack) -> Boot | None:
         """Begin the imports of a boot process, before any of our own, unless there seem to be nodes of this cluster."""
@@ -144,24 +146,6 @@ class _Up:
         path = file_of(self._arguments)
         return self._arguments.cluster or (cluster_of(path) if path else None)
 
-    def _load(self) -> Fleet | None:
-        """The fleet; None when it has errors, which are told."""
-        from startup.spec.load import check
-
-        loaded = load_file(self._arguments, previous_ports=self._previous_ports())
-        cluster = loaded.resolved.fleet.cluster if loaded.resolved else None
-        problems = (*loaded.problems, *check(loaded, own_pids=own_pids(cluster) if cluster else ()))
-        if problems:
-            note(shown(problems, min(WIDEST, width_of(sys.stderr))))
-        if not any(problem.severity == "error" for problem in problems):
-            return loaded.fleet
-        message = f"nothing was started: {counted(problems)}"
-        note(f"agentkit: {message}")
-        if self._arguments.json:
-            told = [problem.to_wire() for problem in problems]
-            say_json({"error": {"code": "ConfigError", "message": message, "problems": told}})
-        return None
-
     def _previous_ports(self) -> Mapping[AgentId, PortPair] | None:
         """Of the revision that runs: an agent whose port is not written keeps the one that it was given."""
         if self._guess is None or not any(node_files(run_root(), self._guess)):
@@ -175,39 +159,6 @@ class _Up:
         except NoNode:  # it was killed
             return None
         return ports_of(self._current.fleet) if self._current else None
-
-    def _nodes(self, stack: ExitStack, fleet: Fleet, boot: Boot | None, greeted: Remote | None) -> Cluster:
-        """A node for every machine, and a conversation with each; those that can't be had are told, and in `_troubles`."""
-        from agentkit.directory.locate import running_nodes
-        from startup.cli.elsewhere import Elsewhere, elsewhere
-        from startup.machines.waits import connect_when_listening, wait_for_a_running_down
-
-        far = elsewhere(fleet.machines)
-        others = Elsewhere(stack, fleet.cluster, far, greeted)
-        others.begin_up(fleet, is_pushed=self._arguments.push)
-        wait_for_a_running_down(fleet.cluster, note)
-        running = {info.machine for info in running_nodes(fleet.cluster)}
-        here = [str(machine.name) for machine in fleet.machines if machine not in far]
-        missing = [machine for machine in here if machine not in running]
-        if missing:
-            boot = boot or stack.enter_context(Boot())
-            self.has_ordered = True
-            boot.order(fleet.cluster, missing, file=fleet.file, preload=fleet.preload)
-        # while nodes are forked
-        from startup.cli import change, selection  # noqa: F401
-        from startup.cli.cluster import Cluster
-
-        if missing and boot is not None:
-            boot.finish()
-        # by path: a node listens before it has written down that it does
-        opened = {machine: connect_when_listening(Places.of(fleet.cluster, machine)) for machine in here}
-        found = others.finish()
-        self._troubles = found.troubles
-        if not opened and not found.doors:
-            raise NoNode(f"nothing was started: no machine of {fleet.cluster} could be had")
-        cluster = stack.enter_context(Cluster.of(fleet.cluster, opened, doors=found.doors))
-        cluster.missing |= {machine: str(trouble) for machine, trouble in self._troubles.items()}
-        return cluster
 
     def _hand_over(self, cluster: Cluster, fleet: Fleet) -> int:
         """Propose, retry what failed, wait, report."""

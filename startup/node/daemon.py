@@ -51,6 +51,7 @@ from startup.node.other_users import OtherUsers
 from startup.node.paths import Lock
 from startup.node.registry import Registry
 from startup.node.remote_control import RemoteControl
+from startup.node.rollbacks import Rollbacks
 from startup.node.senses import Senses
 from startup.node.store import Incarnations, Remembered, Revisions
 from startup.node.table import ClusterTable
@@ -146,6 +147,8 @@ class Node:
         self._mesh = Mesh(places, incarnations.take(), self, times)
         self._fence = Fence(places, self.turns, self._revisions, self._mesh)
         self._mesh.keys = self._keys
+        self._rollbacks = Rollbacks(self._revisions, self._keys, self.accept, lambda: self.is_ending)
+        self.turns.on_failure = self._rollbacks.failed
         self._events = NodeEvents(places, self._mesh, self._revisions, self._keys)
         self._senses.on_events = self._events.told
         self._key_words = KeyWords(self._keys, self._mesh, self._events)
@@ -319,6 +322,9 @@ class Node:
         self.turns.soon()
 
     def on_revision(self, machine: str, number: int, digest: str) -> None:
+        self._core.see_revision(machine, number, self.turns.now_s())
+        self.turns.soon()
+        self._rollbacks.heard(machine, number, digest)
         self._fence.heard(machine, (number, digest))
 
     def own_rows(self) -> list[AgentRow]:

@@ -81,6 +81,7 @@ class Operations:
             "attach": self._attach,
             "stop_node": self._stop_node,
             "revision": self._revision,
+            "revisions": self._kept,
             "lend": self._lend,
             **views.operations,
             **keys.operations,
@@ -115,6 +116,13 @@ class Operations:
         check_binding(revision)
         before = self._revisions.current
         if (
+            before is not None
+            and before.note
+            and before.number == revision.number
+            and before.digest() == revision.digest()
+        ):
+            return {"number": revision.number}  # undone here already, as this machine heard of it from another
+        if (
             before is None or before.fleet != revision.fleet
         ):  # what is taken already may be stopped and started in parts
             check_fit(revision, self._core.machine)
@@ -123,9 +131,14 @@ class Operations:
         self._owner.accept(revision, before, force_move=bool(arguments.get("force_move")))
         return {"number": revision.number}
 
-    def _revision(self, _: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The whole of it: what a command that changes a part of it starts from."""
+    def _revision(self, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The whole of it: what a command that changes a part of it starts from. `number`: an earlier one, if it is kept."""
+        if (number := arguments.get("number")) is not None:
+            return self._revisions.stored(int(number))
         return self._revisions.current.to_wire() if self._revisions.current else None
+
+    def _kept(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        return {"numbers": self._revisions.kept()}
 
     def _restart(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         ids: dict[AgentId, None] = {}

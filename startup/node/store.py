@@ -94,6 +94,20 @@ class Revisions:
         """One of the revisions that are kept."""
         return self._load(self._folder / f"{number:08d}.msgpack")
 
+    def kept(self) -> list[int]:
+        """The numbers of all revisions that are kept, the current one's included."""
+        return sorted(int(path.stem) for path in self._folder.glob("*.msgpack") if path.stem.isdigit())
+
+    def stored(self, number: int) -> dict[str, Any] | None:
+        """One of them as it was stored; None: it is not kept. Unreadable."""
+        path = self._folder / f"{number:08d}.msgpack"
+        try:
+            return dict(msgpack.unpackb(path.read_bytes(), strict_map_key=False))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as exc:
+            raise Unreadable(f"{path} is no revision ({exc}); move it away") from exc
+
     def _conflict(self) -> str:
         if self.current is None:
             return "conflict: this node has no revision"

@@ -17,6 +17,7 @@ from startup.plan.actions import Action
 from startup.plan.phase import COMING_UP, SETTLED, Phase
 from startup.plan.process import Process
 from startup.plan.reconcile import Reconciler
+from startup.plan.rollout import Failure
 from startup.plan.rows import Place, row_of
 
 log = get_logger("node.turns")
@@ -53,6 +54,7 @@ class Turns:
         self.performer: Performer | None = None
         #: Told the own slots that are not what they were, and those that are gone from the fleet.
         self.on_change: Callable[[tuple[Process, ...], tuple[Process, ...]], None] = lambda *_: None
+        self.on_failure: Callable[[Failure], None] = lambda _: None  #: an own agent halted the rollout of this revision
         self.count = 0
         self._table = table
         self._on_finished = on_finished
@@ -101,6 +103,8 @@ class Turns:
         self._sleep_until(step.wake_at_s)
         if step.changed or step.removed:
             self.on_change(changed, step.removed)
+        if step.failure is not None:
+            self.on_failure(step.failure)
         if step.finished:
             self._on_finished()
 

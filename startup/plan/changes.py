@@ -10,6 +10,7 @@ from agentkit.names import AgentId
 from startup.plan.keys import KeyChange, agent_keys, fleet_keys
 from startup.plan.revision import Revision
 from startup.spec.fleet import AgentSpec
+from startup.spec.scale import slots_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +120,6 @@ def counts(ids: Iterable[AgentId]) -> dict[str, int]:
     for id in ids:
         found[slots_of(id)] = found.get(slots_of(id), 0) + 1
     return found
-
-
-def slots_of(id: AgentId) -> str:
-    """What all replicas of an agent on a machine have in common: machine/name."""
-    return f"{id.machine}/{id.name}"
 
 
 def _changed(old: AgentSpec, new: AgentSpec) -> Changed | None:

@@ -10,10 +10,12 @@ from startup.plan import process as proc
 from startup.plan import swap
 from startup.plan.actions import CloseListeners, ProbeExternal
 from startup.plan.blockers import View, blockers, trouble
+from startup.plan.desired import Desired
 from startup.plan.externals import Externals
 from startup.plan.fencing import Fencing
 from startup.plan.phase import ALIVE, Phase
 from startup.plan.process import Leaving, Process
+from startup.plan.rollout import Rolling
 from startup.plan.slots import Slots
 from startup.spec.fleet import AgentSpec
 
@@ -25,13 +27,15 @@ class Decisions:
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
+        self.rolling = Rolling(slots)
         self.fencing = Fencing()
         self.externals = Externals()
         self.is_leaving = False  #: this machine's agents shall stop although the cluster stays
         self._view = View(slots.desired, slots.see, self._external_is_up)
 
-    def revised(self) -> None:
-        """The slots have another revision now."""
+    def revised(self, before: Desired) -> None:
+        """The slots have another revision now, in the place of `before`."""
+        self.rolling.revised(before)
         self._view = View(self._slots.desired, self._slots.see, self._external_is_up)
 
     def is_finished(self) -> bool:
@@ -67,14 +71,18 @@ class Decisions:
     def _consider_alive(self, p: Process) -> None:
         slots = self._slots
         why = self._shall_leave(p)
+        holds = self._holds(p.id)
+        if holds and p.id not in slots.desired.specs:
+            return  # it leaves last
         if why is Leaving.NO or self._is_rolling(p, why):
             spec = slots.desired.specs[p.id]
             held = trouble(spec, self._view) if p.phase is Phase.READY else ""
             after = replace(p, trouble=held) if held != p.trouble else p
-            if why is Leaving.NO and spec is not p.spec:
+            if why is Leaving.NO and spec is not p.spec and not holds:
                 after = replace(after, spec=spec)
             slots.put(p, after)
-            self._consider_swap(slots.processes[p.id], spec, why)
+            if not holds or (p.swap is not None and proc.runs(p.swap.beside, spec)):
+                self._consider_swap(slots.processes[p.id], spec, why)
         elif p.leaving is not why and (p.phase is Phase.STOPPING or not self._is_needed(p.id)):
             slots.put(p, proc.stop(p, slots.now_s, why))
         elif swap.is_replaced(p) and why is Leaving.STOP:
@@ -99,7 +107,13 @@ class Decisions:
         ):
             slots.put(p, swap.forked_beside(p, slots.now_s))
 
+    def _holds(self, id: AgentId) -> bool:
+        """Whether it is not its turn yet in a rollout."""
+        return self.rolling.holds(id) and not self.is_leaving and not self.fencing.why_not(id)
+
     def _shall_leave(self, p: Process) -> Leaving:
+        if self._holds(p.id):
+            return p.leaving
         if self.why_not(p.id):
             return Leaving.STOP
         if p.leaving is Leaving.STOP:
@@ -152,6 +166,9 @@ class Decisions:
         slots, now_s = self._slots, self._slots.now_s
         if fenced := self.fencing.blocked(p.id, slots.is_away):
             slots.put(p, proc.blocked(p, now_s, **fenced._asdict()))
+            return
+        if (holder := slots.port_holder(p.spec)) is not None:
+            slots.put(p, proc.blocked(p, now_s, waiting_for=(f"{holder} to leave its port",), because="", reason=""))
             return
         gate, name = slots.barriers.before(p.spec)
         wanted_s = p.stamps.wanted_s if p.stamps.wanted_s is not None else now_s

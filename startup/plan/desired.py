@@ -26,8 +26,10 @@ class Desired:
         self._phase_of_group = {group: number for number, groups in enumerate(phases) for group in groups}
         #: id -> those that depend on it, in file order, on all machines.
         self.dependants: dict[AgentId, list[AgentId]] = defaultdict(list)
-        gone = [spec for spec in previous.specs.values() if spec.id not in self.specs] if previous else []
-        for spec in (*specs, *gone):
+        before = previous.specs if previous else {}
+        #: Of the revision before, what this one does not have.
+        self.gone: Mapping[AgentId, AgentSpec] = {id: spec for id, spec in before.items() if id not in self.specs}
+        for spec in (*specs, *self.gone.values()):
             for target in {target for dependency in spec.dependencies for target in dependency.agents}:
                 self.dependants[target].append(spec.id)
 

@@ -96,6 +96,7 @@ class Process:
     swap: Swap | None = None  #: another process of this slot, and what it is there for
     light_sleep: Mapping[str, Any] = field(default_factory=dict)  #: light_sleep.read: what it says of it
     roll_error: str = ""  #: why its last successor did not become ready, and it serves on
+    rolled: int = 0  #: number of the revision whose rollout it has come through; below zero: in which it failed
     refused: str = ""  #: digest of the spec that no successor could be had for, in this revision
 
     @property

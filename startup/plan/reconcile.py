@@ -33,6 +33,7 @@ from startup.plan.fencing import Fencing
 from startup.plan.phase import ALIVE, Phase
 from startup.plan.process import Leaving, Process
 from startup.plan.revision import Revision
+from startup.plan.rollout import Failure
 from startup.plan.row import AgentRow
 from startup.plan.slots import Slots
 
@@ -48,6 +49,7 @@ class Step:
     changed: frozenset[AgentId] = frozenset()  #: own slots whose row is no longer what it was
     removed: tuple[Process, ...] = ()  #: slots that the fleet no longer has, as they were left
     wake_at_s: float | None = None
+    failure: Failure | None = None  #: why the rollout of this revision has just been halted
     finished: bool = False  #: the cluster goes down and nothing of this machine is left
 
 
@@ -95,10 +97,16 @@ class Reconciler:
     def desire(self, revision: Revision, now_s: float) -> None:
         """A new revision; everything is looked at again."""
         self._slots.now_s = now_s
+        before = self._slots.desired
         self._slots.desire(revision)
-        self._decisions.revised()
+        self._decisions.revised(before)
         for p in [p for p in self.processes.values() if p.refused or p.roll_error]:
             self._slots.put(p, replace(p, refused="", roll_error=""))  # another command, another try
+
+    def see_revision(self, machine: str, number: int, now_s: float) -> None:
+        """The revision that another machine has."""
+        self._slots.now_s = now_s
+        self._decisions.rolling.see_revision(machine, number)
 
     def look_again(self, now_s: float) -> None:
         """What this machine may run is not what it was (`fencing`)."""
@@ -214,15 +222,21 @@ class Reconciler:
             if p is not None:
                 slots.dirty[id] = None
                 slots.put(p, swap.due(p, now_s))
+        rolling = self._decisions.rolling
+        rolling.advance()
         while slots.dirty:
             id = next(iter(slots.dirty))
             del slots.dirty[id]
             self._decisions.consider(id)
+            if not slots.dirty:
+                rolling.advance()
+        wakes = [at_s for at_s in (slots.timers.next_s(self.processes), rolling.wake_at_s()) if at_s is not None]
         result = Step(
             actions=self._in_order(slots.actions),
             changed=frozenset(slots.changed),
             removed=tuple(slots.removed),
-            wake_at_s=slots.timers.next_s(self.processes),
+            wake_at_s=min(wakes, default=None),
+            failure=rolling.take_failure(),
             finished=self._decisions.is_finished(),
         )
         slots.changed, slots.removed, slots.actions = set(), [], []

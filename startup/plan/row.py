@@ -62,6 +62,7 @@ class AgentRow:
     is_replaced: bool = False  #: another process shall take its place and does not serve yet
     roll_error: str = ""  #: the last restart or change came to nothing, and why; the process from before it serves on
     light_sleep: Mapping[str, Any] = field(default_factory=dict)  #: plan.light_sleep; empty: it never slept
+    rolled: int = 0  #: number of the revision whose rollout it has come through; below zero: in which it failed
     status_text: str = ""  #: the agent's own STATUS=
     requests: int = 0
     errors: int = 0

@@ -78,6 +78,7 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
         is_replaced=is_replaced(p),
         roll_error=p.roll_error,
         light_sleep=p.light_sleep,
+        rolled=p.rolled,
         status_text=p.status_text,
         requests=p.requests,
         errors=p.errors,

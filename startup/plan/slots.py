@@ -22,6 +22,7 @@ from startup.plan.process import Outcome, Process
 from startup.plan.revision import Revision
 from startup.plan.row import AgentRow
 from startup.plan.timers import Timers
+from startup.spec.fleet import AgentSpec
 
 #: Phases among which nobody else needs to be told of a move.
 _ALIKE: Final = (COMING_UP, frozenset({Phase.PENDING, Phase.WAITING}))
@@ -52,6 +53,7 @@ class Slots:
         self.timers = Timers()
         self._remote: dict[AgentId, AgentRow] = {}
         self._unreachable: frozenset[str] = frozenset()
+        self._gone: set[AgentId] = set()  #: own slots that the fleet no longer has, and that are still there
         self._up_since_s: dict[AgentId, float] = {}
         self.desired = Desired(None)
         self.barriers = Barriers(self.desired, self._phase)
@@ -66,8 +68,20 @@ class Slots:
             return _AWAY
         return self._remote.get(id, _NOT_YET)
 
+    def row(self, id: AgentId) -> AgentRow | None:
+        """What another machine has last said of an agent, whether it answers now or not."""
+        return self._remote.get(id)
+
+    def is_unreachable(self, machine: str) -> bool:
+        return machine in self._unreachable
+
     def is_away(self, id: AgentId) -> bool:
         return id.machine in self._unreachable or id not in self._remote
+
+    def port_holder(self, spec: AgentSpec) -> AgentId | None:
+        """An own slot that the fleet no longer has, and that still holds a port of `spec`."""
+        ports = set(spec.ports)
+        return next((id for id in sorted(self._gone) if ports.intersection(self.processes[id].spec.ports)), None)
 
     def slowest_dependency(self, p: Process) -> str:
         """The dependency that came up last, if it came up while this one waited for it."""
@@ -86,6 +100,7 @@ class Slots:
         self.barriers = Barriers(self.desired, self._phase)
         self.look_at(spec.id for spec in self.desired.specs.values() if spec.machine == self.machine)
         self.look_at(self.processes)
+        self._gone = {id for id in self.processes if id not in self.desired.specs}
 
     def look_at(self, ids: Iterable[AgentId]) -> None:
         self.dirty.update(dict.fromkeys(ids))
@@ -129,6 +144,9 @@ class Slots:
         self.changed.discard(p.id)
         self.actions.append(CloseListeners(p.id))
         self._moved(p.id, p.phase, last.phase)
+        if p.id in self._gone:
+            self._gone.discard(p.id)
+            self.look_at(it.id for it in self.processes.values() if it.phase is Phase.WAITING)
 
     def _swapped(self, before: Process | None, after: Process) -> None:
         """The two processes of a slot moved: successors of its dependants may have waited for that."""
@@ -143,7 +161,7 @@ class Slots:
         if after in UP and before not in UP:
             self._up_since_s[id] = self.now_s
         self.look_at(above for above in self.desired.dependants.get(id, ()) if above.machine == self.machine)
-        spec = self.desired.specs.get(id)
+        spec = self.desired.specs.get(id) or self.desired.gone.get(id)
         if spec is None:
             p = self.processes.get(id)
             spec = p.spec if p else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from startup.spec.fields import Duration, Model, Port, SecretModel
 from startup.spec.resources_model import PoolModel
@@ -69,6 +69,27 @@ class MeshModel(Model):
         if self.suspect >= self.unreachable:
             raise refuse("suspect below unreachable", "suspect: 3s, unreachable: 10s are the defaults")
         return self
+
+
+def _part(value: object) -> object:
+    """`N` or `P%`, as text."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    number = text.removesuffix("%") if isinstance(text, str) else ""
+    if not (number.isascii() and number.isdigit() and len(number) <= 6 and int(number) >= 1):
+        raise refuse("a number of agents from 1 on, or a part of them such as 25%")
+    if text != number and int(number) > 100:
+        raise refuse("at most 100%")
+    return text
+
+
+class RolloutModel(Model):
+    max_unavailable: Annotated[str, BeforeValidator(_part)] = Field(
+        "1",
+        description="So many of the agents that change are being replaced at a time: a number, or a part such as 25%.",
+    )
+    rollback: bool = Field(
+        True, description="When one does not become ready, those that changed already go back; false: they stay."
+    )
 
 
 def _absolute(value: str) -> str:

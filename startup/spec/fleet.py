@@ -180,6 +180,11 @@ class AgentSpec:
     def machine(self) -> MachineName:
         return self.id.machine
 
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Those that its processes have."""
+        return tuple(port for port in (self.port, self.health_port) if port)
+
     def digest(self) -> str:
         """Changes exactly when a running process would have to be restarted to follow the spec (dependencies do not count)."""
         return _digest({found.name: getattr(self, found.name) for found in fields(self) if found.name not in FOLLOWED})
@@ -226,6 +231,14 @@ class MeshSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSpec:
+    """How `apply` replaces agents that change."""
+
+    max_unavailable: str = "1"  #: a number, or a part such as "25%"
+    rollback: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class External:
     """Something that we do not start but that agents depend on: exactly one probe."""
 
@@ -267,6 +280,9 @@ class Fleet:
     preload: tuple[str, ...] = ()
     mesh: MeshSpec = field(default_factory=MeshSpec)
     pools: tuple[PoolSpec, ...] = ()
+    rollout: RolloutSpec = field(default_factory=RolloutSpec)
+    port_ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)  #: class -> first and last port
+    forbidden_ports: tuple[int, ...] = ()
     phases: tuple[tuple[str, ...], ...] = ()  #: barriers between groups (by group name), in order
 
     @property

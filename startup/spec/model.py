@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from pydantic.json_schema import WithJsonSchema
 
 from agentkit.names import NAME_PATTERN, is_name
-from startup.spec.cluster_model import ConsulModel, ExternalModel, KeysModel, MachineModel, MeshModel
+from startup.spec.cluster_model import ConsulModel, ExternalModel, KeysModel, MachineModel, MeshModel, RolloutModel
 from startup.spec.fields import Duration, Model, Port, SecretModel
 from startup.spec.policies import CallsModel, ServeModel
 from startup.spec.resources_model import PoolModel, ResourcesModel
@@ -315,6 +315,9 @@ class FileModel(Model):
         default_factory=dict, description="Class -> memory and CPUs of its agents, on each machine."
     )
     mesh: MeshModel = Field(default_factory=lambda: MeshModel(), description="How long nodes wait for each other.")
+    rollout: RolloutModel = Field(
+        default_factory=lambda: RolloutModel(), description="How `agentkit apply` replaces agents that change."
+    )
     preload: list[str] = Field(
         default_factory=list, description="Modules imported once by every zygote, so that agents start with them."
     )

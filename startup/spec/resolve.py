@@ -29,6 +29,7 @@ from startup.spec.fleet import (
     ProgramTarget,
     ReadyWhen,
     RestartPolicy,
+    RolloutSpec,
     SecretRef,
     SshAccess,
 )
@@ -136,6 +137,9 @@ def resolved(
         preload=tuple(file.preload),
         pools=pools_of(file),
         mesh=MeshSpec(suspect_s=file.mesh.suspect, unreachable_s=file.mesh.unreachable),
+        rollout=RolloutSpec(max_unavailable=file.rollout.max_unavailable, rollback=file.rollout.rollback),
+        port_ranges={name: (wanted.first, wanted.last) for name, wanted in ranges.items()},
+        forbidden_ports=tuple(file.forbidden_ports),
         phases=tuple(tuple(groups) for groups in file.phases),
     )
     if fleet.needs_keys:

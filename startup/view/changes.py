@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from agentkit.names import AgentId
-from startup.plan.changes import Changed, Changes, Rescaled, slots_of
+from startup.plan.changes import Changed, Changes, Rescaled
 from startup.plan.keys import KeyChange
+from startup.spec.scale import slots_of
 from startup.view.colour import BOLD, CYAN, DIM, GREEN, RED, YELLOW, paint
 from startup.view.words import count, cut, fit
 
@@ -141,3 +142,20 @@ def _by_scaling(found: Changes) -> tuple[set[AgentId], set[AgentId]]:
 
 def _short(id: AgentId) -> str:
     return id.instance
+
+
+def summary_of(found: Changes) -> str:
+    """In a few words: `2 added, 3 changed, replicas of m/Worker 2 → 4`."""
+    scaled_in, scaled_out = _by_scaling(found)
+    numbers = (
+        (len(set(found.added) - scaled_in), "added"),
+        (len(set(found.removed) - scaled_out), "removed"),
+        (len(found.moved), "moved"),
+        (len(found.changed), "changed"),
+        (len(found.started), "started"),
+        (len(found.stopped), "stopped"),
+    )
+    words = [f"{number} {word}" for number, word in numbers if number]
+    words += [f"replicas of {it.agent} {_replicas(it)}" for it in found.rescaled]
+    words += ["the fleet: " + ", ".join(it.key for it in found.fleet)] if found.fleet else []
+    return ", ".join(words) or "nothing"

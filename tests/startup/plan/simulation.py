@@ -8,9 +8,10 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
+from typing import Any
 
 from agentkit.names import AgentId, Incarnation
 from startup.plan import process as proc
@@ -18,7 +19,9 @@ from startup.plan import swap
 from startup.plan.actions import Abort, Action, Fork, ForkBeside, Kill, OpenListeners, ProbeExternal, Release, Terminate
 from startup.plan.phase import ALIVE, UP, Phase
 from startup.plan.reconcile import Reconciler
-from startup.plan.revision import Revision
+from startup.plan.revision import Revision, Rollout
+from startup.plan.rollback import rolled_back
+from startup.plan.rollout import Failure
 from startup.plan.row import AgentRow
 from startup.plan.rows import Place, row_of
 
@@ -63,6 +66,9 @@ class Simulation:
         self.forks: dict[AgentId, list[float]] = {}
         self.lives: dict[Incarnation, Life] = {}
         self.steps = 0
+        self.failures: list[Failure] = []
+        self.base: Revision | None = None
+        self.watch: Callable[[], None] = lambda: None  #: called at every instant at which something happened
         self._count = itertools.count(1)
         self._due: list[tuple[float, int, Callable[[], None]]] = []
 
@@ -80,9 +86,40 @@ class Simulation:
         heapq.heappush(self._due, (self.now_s + delay_s, next(self._count), happen))
 
     def desire(self, revision: Revision) -> None:
-        for machine in self.machines.values():
-            machine.core.desire(revision, self.now_s)
+        for name in self.machines:
+            self._desire(name, revision)
         self.settle()
+
+    def _desire(self, name: str, revision: Revision) -> None:
+        """One machine takes it, and the others hear of that."""
+        self.machines[name].core.desire(revision, self.now_s)
+        for other in self.machines.values():
+            other.core.see_revision(name, revision.number, self.now_s)
+
+    def apply(self, revision: Revision, base: Revision, *, after_s: float = 0.0, **rollout: Any) -> Revision:
+        """Roll it out; the machines take it one after the other, `after_s` apart. Who fails is in `failures`, and rolled back."""
+        facts = {"base": base.number, "base_digest": base.digest(), "max_unavailable": 1} | rollout
+        revision = replace(revision, rollout=Rollout(**facts))
+        self.base = base
+        for place, name in enumerate(self.machines):
+            self.at(place * after_s, partial(self._desire, name, revision))
+        return revision
+
+    def _failed(self, machine: Machine, failure: Failure) -> None:
+        self.failures.append(failure)
+        current = machine.core.desired.revision
+        assert current is not None
+        assert current.rollout is not None
+        assert self.base is not None
+        if current.rollout.on_failure == "roll back":
+            back = rolled_back(current, self.base, 0.0)
+            for place, name in enumerate(self.machines):
+                if self.machines[name].core.desired.revision is current:
+                    self.at(place * 0.01, partial(self._follow, name, current, back))
+
+    def _follow(self, name: str, current: Revision, back: Revision) -> None:
+        if self.machines[name].core.desired.revision is current:
+            self._desire(name, back)
 
     def phase(self, id: AgentId) -> Phase:
         return self.machines[id.machine].core.see(id).phase
@@ -108,6 +145,7 @@ class Simulation:
             while self._due and self._due[0][0] <= self.now_s:
                 heapq.heappop(self._due)[2]()
             self.settle()
+            self.watch()
 
     def _step(self, machine: Machine) -> bool:
         self.steps += 1
@@ -116,6 +154,8 @@ class Simulation:
         for action in step.actions:
             machine.performed.append(action)
             self._perform(machine.core, action)
+        if step.failure is not None:
+            self._failed(machine, step.failure)
         changed = [row_of(machine.core.processes[id], Place(), self.steps) for id in step.changed]
         changed += [row_of(p, Place(), self.steps) for p in step.removed]
         machine.rows.update((row.id, row) for row in changed)

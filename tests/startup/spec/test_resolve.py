@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import msgpack
+import pytest
 
 from agentkit.names import AgentId
 from startup.spec.fleet import AgentTarget, Fleet, ProgramTarget, SecretRef
@@ -200,3 +201,17 @@ def test_a_disabled_dependency_can_not_be_fulfilled(tmp_path: Path) -> None:
         C: {agent: 'm:C', dependencies: [{name: A, required: false}]}"""
     )
     assert len(of(loaded(tmp_path, text), "disabled-dependency")) == 1
+
+
+@pytest.mark.parametrize("value", ["1", "'3'", "25%", "100%"])
+def test_a_rollout_is_a_number_of_agents_or_a_part_of_them(tmp_path: Path, value: str) -> None:
+    text = f"rollout: {{max_unavailable: {value}, rollback: false}}\n" + agents("A: {agent: 'm:C'}")
+    fleet = fleet_of(tmp_path, text)
+    assert (fleet.rollout.max_unavailable, fleet.rollout.rollback) == (value.strip("'"), False)
+    assert fleet.port_ranges["core"] == (10100, 10199)
+
+
+@pytest.mark.parametrize("value", ["0", "101%", "many", "1.5", "true", "-1", "[1]"])
+def test_any_other_is_refused(tmp_path: Path, value: str) -> None:
+    found = loaded(tmp_path, f"rollout: {{max_unavailable: {value}}}\n" + agents("A: {agent: 'm:C'}"))
+    assert any(problem.at == "rollout.max_unavailable" for problem in found.problems), found.problems
