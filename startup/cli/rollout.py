@@ -37,8 +37,8 @@ def add_rollout_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-unavailable",
         type=_part,
-        metavar="N|P%",
-        help="so many agents are being replaced at a time (default: as the file says)",
+        metavar="N|PART",
+        help="so many agents are being replaced at a time: a number, or a part such as 25%% (default: as the file says)",
     )
     parser.add_argument(
         "--no-rollback",
