@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agentkit.agent.fallbacks import fallback as fallback
     from agentkit.agent.leading import Leader as Leader
     from agentkit.agent.leading import Term as Term
+    from agentkit.agent.loaders import resource as resource
     from agentkit.agent.subscriptions import subscribe as subscribe
     from agentkit.client import BlockingClient as BlockingClient
     from agentkit.client import Client as Client
@@ -88,6 +89,12 @@ if TYPE_CHECKING:
         PoolFull as PoolFull,
     )
     from agentkit.errors import (
+        ResourceFailed as ResourceFailed,
+    )
+    from agentkit.errors import (
+        ResourcesFull as ResourcesFull,
+    )
+    from agentkit.errors import (
         StartupError as StartupError,
     )
     from agentkit.errors import (
@@ -120,6 +127,8 @@ if TYPE_CHECKING:
     from agentkit.resilience.deadline import Deadline as Deadline
     from agentkit.resilience.policy import CallPolicy as CallPolicy
     from agentkit.resilience.policy import ServePolicy as ServePolicy
+    from agentkit.resources.pool import ResourcePool as ResourcePool
+    from agentkit.resources.pool import ResourceStatistics as ResourceStatistics
     from agentkit.settings import AgentConfig as AgentConfig
     from agentkit.state.model import AgentState as AgentState
     from agentkit.transport.pool import PoolStatistics as PoolStatistics
@@ -159,6 +168,12 @@ _HOMES: Final = {
     "Client": "agentkit.client",
     # large data
     "Shared": "agentkit.wire.shared",
+    # what is loaded when it is first used
+    "ResourceFailed": "agentkit.errors",
+    "ResourcePool": "agentkit.resources.pool",
+    "ResourceStatistics": "agentkit.resources.pool",
+    "ResourcesFull": "agentkit.errors",
+    "resource": "agentkit.agent.loaders",
     # raw sockets
     "PoolClosed": "agentkit.errors",
     "PoolFull": "agentkit.errors",

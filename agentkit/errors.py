@@ -97,6 +97,14 @@ class LeadershipLost(AgentkitError):
         self.name, self.why = name, why
 
 
+class ResourceFailed(AgentkitError):
+    """A resource could not be loaded: its loader raised (`__cause__`). The next use tries again."""
+
+
+class ResourcesFull(AgentkitError, TimeoutError):
+    """There was no room for a resource for as long as a load may wait: what is in memory is in use."""
+
+
 class CallError(AgentkitError):
     """A call that ended without an answer."""
 

@@ -23,6 +23,7 @@ from agentkit.agent.events import AgentEvents
 from agentkit.agent.fallbacks import fallbacks_of
 from agentkit.agent.hibernation import Hibernation
 from agentkit.agent.leading import Leading
+from agentkit.agent.loaders import Resources
 from agentkit.agent.own_keys import AgentKeys
 from agentkit.agent.pace import Pace
 from agentkit.agent.policies import calling_of, serving_of
@@ -56,6 +57,7 @@ from agentkit.transport.pool import SocketPool
 from agentkit.wire.plain import HEALTH_VERBS
 
 if TYPE_CHECKING:
+    from agentkit.resources.pool import ResourcePool
     from agentkit.state.store import Store
 
 log = logs.get_logger("agentkit.runtime")
@@ -167,10 +169,25 @@ class AgentRuntime:
             gate=gate,
             pace=self._pace,
         )
+        self._resources = Resources(
+            agent,
+            limit_bytes=settings.resource_memory_bytes,
+            on_load=lambda: self.hibernation.used(),
+            on_failed=self.reports.resource_failed,
+            on_made=lambda pool: gauges.show_resources(self.metrics_book, pool),
+        )
         self.hibernation = Hibernation(
             agent,
             settings.hibernate if settings.kind == "service" else HibernateSettings(depth="never"),
-            Body(self._dispatcher, self.events, self.caller, self.blocking_caller, self.sockets, self._pace),
+            Body(
+                self._dispatcher,
+                self.events,
+                self.caller,
+                self.blocking_caller,
+                self.sockets,
+                self._resources,
+                self._pace,
+            ),
             on_failed=self.reports.sleep_failed,
             tell=self._teller.sleep,
             save=self.save_state,
@@ -188,6 +205,10 @@ class AgentRuntime:
     def port(self) -> int:
         listener = self._listeners.get(INBOX_LOCAL) or self._listeners[INBOX]
         return int(listener.getsockname()[1])
+
+    @property
+    def resources(self) -> ResourcePool:
+        return self._resources.pool
 
     @property
     def health_port(self) -> int | None:
@@ -270,6 +291,7 @@ class AgentRuntime:
         await self.hibernation.finish(max(reserve_s / 4, began.left_s() - reserve_s))
         await self._tasks.cancel(max(reserve_s / 4, began.left_s() - reserve_s))
         await self._run_on_stop(max(reserve_s / 2, began.left_s() - reserve_s / 2))
+        await self._resources.close()
         if (
             self._keeper is not None
         ):  # a life that never was ready has nothing new to say, and may be in the middle of `on_start`

@@ -32,6 +32,7 @@ _VARIABLES: Final[Mapping[str, str]] = {
     "state_store": "AGENTKIT_STATE_STORE",
     "state_every_s": "AGENTKIT_STATE_EVERY_S",
     "hibernate": "AGENTKIT_HIBERNATE",
+    "resource_memory_bytes": "AGENTKIT_RESOURCE_MEMORY",
     "kind": "AGENTKIT_KIND",
     "log_format": "AGENTKIT_LOG_FORMAT",
     "log_level": "AGENTKIT_LOG_LEVEL",
@@ -107,6 +108,7 @@ class AgentSettings(BaseModel):
         300.0, ge=0, allow_inf_nan=False, description="between two saves of a state that changes; 0: only when asked"
     )
     hibernate: HibernateSettings = HibernateSettings()
+    resource_memory_bytes: int | None = Field(None, gt=0, description="for self.resources; None: no limit")
     kind: Literal["service", "task"] = Field("service", description="a task ends when its `run` returns")
     log_format: Literal["json", "text", "auto"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
@@ -153,6 +155,7 @@ class AgentSettings(BaseModel):
             trace_sample=_number(environ, "AGENTKIT_TRACE_SAMPLE", DEFAULT_SAMPLE),
             state_every_s=_number(environ, "AGENTKIT_STATE_EVERY_S", 300.0),
             hibernate=_json(environ, "AGENTKIT_HIBERNATE"),
+            resource_memory_bytes=_integer(environ, "AGENTKIT_RESOURCE_MEMORY", 0) or None,
             kind=environ.get("AGENTKIT_KIND", "service"),
             log_format=environ.get("AGENTKIT_LOG_FORMAT", "auto"),
             log_level=environ.get("AGENTKIT_LOG_LEVEL", "INFO").upper(),

@@ -20,6 +20,7 @@ from agentkit.agent.events import AgentEvents
 from agentkit.agent.handlers import Method, methods_of
 from agentkit.agent.hibernation import Hibernation
 from agentkit.agent.leading import Leader, Leading
+from agentkit.agent.overridable import Overridable
 from agentkit.agent.policies import methods_under
 from agentkit.agent.streaming import Results
 from agentkit.agent.subscriptions import check_subscribers
@@ -35,6 +36,7 @@ from agentkit.transport.gate import WAYS
 from agentkit.transport.pool import SocketPool
 
 if TYPE_CHECKING:
+    from agentkit.resources.pool import ResourcePool
     from agentkit.state.model import AgentState
 
 
@@ -56,6 +58,8 @@ class Wiring(Protocol):
     def port(self) -> int: ...
     @property
     def health_port(self) -> int | None: ...
+    @property
+    def resources(self) -> ResourcePool: ...
     def report_error(self, severity: str, message: str) -> None: ...
     async def save_state(self) -> None: ...
 
@@ -258,12 +262,21 @@ class BaseAgent:
         """Raw ZeroMQ sockets for peers that are no agents, from any thread: `with self.sockets.lease(zmq.REQ, endpoint) as s:`."""
         return self._wired.sockets
 
+    @Overridable
+    def resources(self) -> ResourcePool:
+        """What is dear to load and shared by calls (models, indices, mapped files), by name: `await self.resources.get("model-x")`, or
+        `async with self.resources.use("model-x") as model:`; without `await` and `async` in plain `def` handlers.
+
+        Loaded when first used, by `@resource` methods and what `self.resources.define` says; within `resource_memory`; released
+        when the agent sleeps. From on_start on, from any thread (docs/resources.md)."""
+        return self._wired.resources
+
     @property
     def blocking(self) -> BlockingCaller:
         """The same calls for threads and plain `def` handlers: `self.blocking.peer("X").method(...)`, `.call(...)`, `.publish(...)`."""
         return self._wired.blocking_caller
 
-    @property
+    @Overridable
     def asleep(self) -> Depth | None:
         """ "light" while it sleeps: what runs by itself then (`@every`, checks, `run`) finds what `on_hibernate` has left."""
         return self._wiring.hibernation.asleep if self._wiring is not None else None

@@ -10,6 +10,7 @@ from agentkit.agent.caller import Caller
 from agentkit.agent.dispatch import Dispatcher
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.idleness import Signs
+from agentkit.agent.loaders import Resources
 from agentkit.agent.pace import Pace
 from agentkit.errors import CallError
 from agentkit.transport.pool import SocketPool
@@ -25,12 +26,14 @@ class Body:
         caller: Caller,
         blocking_caller: BlockingCaller,
         sockets: SocketPool,
+        resources: Resources,
         pace: Pace,
     ) -> None:
         self.wakefulness = Wakefulness()
         self.pace = pace
         self._dispatcher, self._events = dispatcher, events
         self._caller, self._blocking, self._sockets = caller, blocking_caller, sockets
+        self._resources = resources
 
     def signs(self, noted_s: float) -> Signs:
         """What it does now. `noted_s`: the latest activity that is not to be seen here."""
@@ -42,6 +45,7 @@ class Body:
             handling=self._events.handling,
             calling=self._caller.in_flight + self._blocking.in_flight,
             leased=self._sockets.leased,
+            pinned=self._resources.pinned,
             blocks=self.wakefulness.blocks,
             awake_until_s=self.wakefulness.until_s,
         )
@@ -60,8 +64,9 @@ class Body:
         """Calls that wait end by this; later ones wait again."""
         self._dispatcher.refuse_held(error)
 
-    def release(self) -> None:
-        """Close connections and forget answers that nobody needs now; all of it comes again when it is used."""
+    async def release(self) -> None:
+        """Unload resources, close connections and forget answers that nobody needs now; all of it comes again when it is used."""
+        await self._resources.release()
         self._caller.release()
         self._blocking.release()
         self._sockets.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -74,6 +75,16 @@ def serving() -> Serving | None:
     """The call in whose name this code runs; None outside of handlers, and in tasks that outlived theirs."""
     call = current_call.get()
     return call if call is not None and not call.is_over else None
+
+
+def at_end_of_call(then: Callable[[], None]) -> bool:
+    """Have `then` called on the loop when the call in whose name this code runs has ended; False: there is none. On the loop."""
+    call = serving()
+    ending = None if call is None else call.thread or call.task
+    if ending is None or ending.done():
+        return False
+    ending.add_done_callback(lambda _: then())
+    return True
 
 
 def span_of_call(tracer: Tracer, outer: Serving | None, target: str, method: str) -> Span | None:

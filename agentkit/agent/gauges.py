@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentkit.agent.dispatch import Dispatcher
 from agentkit.agent.hibernation import Hibernation
@@ -13,6 +13,9 @@ from agentkit.observe.lag import LoopLag
 from agentkit.observe.metrics import AgentMetrics
 from agentkit.resilience.admission import Gate
 from agentkit.transport.inbox import Inbox
+
+if TYPE_CHECKING:
+    from agentkit.resources.pool import ResourcePool
 
 
 def show(
@@ -73,6 +76,25 @@ def show_sleep(book: AgentMetrics, hibernation: Hibernation) -> None:
         "Memory that the last sleep gave back",
         lambda: hibernation.given_back_mb * 1024 * 1024,
     )
+
+
+def show_resources(book: AgentMetrics, pool: ResourcePool) -> None:
+    """What `self.resources` holds and does."""
+    for name, help_, read in (
+        ("agent_resources_bytes", "Memory of loaded resources", lambda: pool.statistics().used_bytes),
+        ("agent_resources_limit_bytes", "What they may use together; 0: no limit", lambda: pool.statistics().limit_bytes or 0),
+        ("agent_resources_loaded", "Resources that are loaded", lambda: len(pool.statistics().loaded)),
+        ("agent_resources_pinned", "Resources in use", lambda: pool.pinned),
+    ):  # fmt: skip
+        book.gauge(name, help_, read)
+    for name, help_, read in (
+        ("agent_resource_hits_total", "Uses of resources that were loaded", lambda: pool.statistics().hits_total),
+        ("agent_resource_loads_total", "Loads", lambda: pool.statistics().loads_total),
+        ("agent_resource_failures_total", "Loads that raised", lambda: pool.statistics().failures_total),
+        ("agent_resource_evictions_total", "Unloaded to make room", lambda: pool.statistics().evictions_total),
+        ("agent_resource_releases_total", "Unloaded for sleep", lambda: pool.statistics().releases_total),
+    ):
+        book.counter(name, help_, read)
 
 
 def _of_gates(gates: Mapping[str, Gate[Any]], read: Callable[[Gate[Any]], int]) -> Mapping[str, float]:

@@ -181,7 +181,7 @@ class Hibernation:
         self.asleep = "light"
         self.since_s = wall_s()
         self._body.pace.change(is_slow=True)
-        self._body.release()
+        await self._body.release()
         give_back()
         self.given_back_mb = max(0.0, before_mb - pss_mb())
         self._why_awake = ""
@@ -203,6 +203,12 @@ class Hibernation:
     def note(self) -> None:
         """Something was done that leaves no trace elsewhere. From any thread."""
         self._noted_s = now_s()
+
+    def used(self) -> None:
+        """Something that sleep releases is used by what runs by itself: that is work, and wakes. On the loop."""
+        self.note()
+        if self.asleep is not None:
+            self.nudge("a resource is used")
 
     def nudge(self, reason: str) -> None:
         """Begin to wake, if it is not awake; on the loop."""

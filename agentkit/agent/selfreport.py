@@ -33,6 +33,10 @@ class SelfReports:
         """`on_hibernate`, `on_wake` or a step into deep sleep raised."""
         self._failed("error", what, exc)
 
+    def resource_failed(self, name: str, exc: BaseException) -> None:
+        """A loader or unloader raised."""
+        self._failed("error", f"resource {name}", exc, resource=name)
+
     def check_failed(self, name: str, why: str, failures: int, exc: BaseException | None) -> None:
         """The first failure of a row is a warning, the one that makes the agent unhealthy an error; those between say nothing new."""
         if failures in (1, self._retries):

@@ -5,7 +5,8 @@ async def test_it_counts() -> None:
         assert await agent.call("count", {"text": "one two"}) == 2
 """
 
+from agentkit.settings import HibernateSettings
 from agentkit.state.memory import MemoryStore
 from agentkit.testing.running import Running, running
 
-__all__ = ["MemoryStore", "Running", "running"]
+__all__ = ["HibernateSettings", "MemoryStore", "Running", "running"]

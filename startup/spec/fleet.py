@@ -165,6 +165,7 @@ class AgentSpec:
     roll: Literal["overlap", "handover"] | None = None  #: None: as its class says
     state: StatePolicy = field(default_factory=StatePolicy)
     hibernate: HibernatePolicy = field(default_factory=HibernatePolicy)
+    resource_memory_bytes: int | None = None  #: for `self.resources`; None: no limit
     policy: Mapping[str, Any] = field(
         default_factory=dict
     )  #: what the file says under `serve` and `calls` (policies.py)

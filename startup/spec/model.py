@@ -14,7 +14,7 @@ from pydantic.json_schema import WithJsonSchema
 
 from agentkit.names import NAME_PATTERN, is_name
 from startup.spec.cluster_model import ConsulModel, ExternalModel, KeysModel, MachineModel, MeshModel, RolloutModel
-from startup.spec.fields import Duration, Model, Port, SecretModel
+from startup.spec.fields import Duration, Model, Port, SecretModel, Size
 from startup.spec.policies import CallsModel, ServeModel
 from startup.spec.resources_model import PoolModel, ResourcesModel
 from startup.spec.states import StateModel
@@ -239,6 +239,9 @@ class AgentSettings(Model):
     )
     user: Annotated[str, AfterValidator(_user)] | None = Field(
         None, description="`name` or `name:group` of the machine, for nodes that are root; default: the node's own."
+    )
+    resource_memory: Size | None = Field(
+        None, ge=1, description="Memory for what `self.resources` loads, together; default: no limit."
     )
     resources: ResourcesModel = Field(default_factory=lambda: ResourcesModel(), description="Limits, needs, CPUs.")
     start: StartModel = Field(default_factory=lambda: StartModel(), description="How long a start may take.")

@@ -29,13 +29,14 @@ def test_everything_that_a_node_sets_is_read() -> None:
         AGENT_NAME="Cache", AGENT_INSTANCE="Cache#2", AGENT_MACHINE="pc2", AGENTKIT_INCARNATION="18446744073709551615",
         AGENTKIT_CLUSTER="reference", PORT="7000", HEALTH_CHECK_PORT="7001", AGENT_CONFIG='{"a": 1}',
         AGENTKIT_NODE="/run/node.sock", AGENTKIT_PEERS='{"X": "tcp://h:1"}', AGENTKIT_DATA_DIR="/data",
-        AGENTKIT_TRACE_SAMPLE="0.5", AGENTKIT_HIBERNATE='{"after_s": 1.5, "depth": "deep"}',
+        AGENTKIT_RESOURCE_MEMORY="1048576", AGENTKIT_TRACE_SAMPLE="0.5", AGENTKIT_HIBERNATE='{"after_s": 1.5, "depth": "deep"}',
         AGENTKIT_GRACE_S="2.5", WATCHDOG_USEC="1500000", AGENTKIT_HEALTH='{"interval_s": 3, "timeout_s": 1, "retries": 2}',
         AGENTKIT_SECRETS='{"T": {"env": "TOKEN"}}', AGENTKIT_LOG_FORMAT="json", AGENTKIT_LOG_LEVEL="debug",
     )  # fmt: skip
     assert (str(s.id), s.incarnation, s.cluster) == ("pc2/Cache#2", 2**64 - 1, "reference")
     assert (s.port, s.health_port, s.config, s.node_socket) == (7000, 7001, {"a": 1}, "/run/node.sock")
     assert s.trace_sample == 0.5
+    assert s.resource_memory_bytes == 2**20
     assert (s.hibernate.after_s, s.hibernate.depth) == (1.5, "deep")
     assert (s.peers, s.data_dir, s.grace_s, s.watchdog_s) == ({"X": "tcp://h:1"}, Path("/data"), 2.5, 1.5)
     assert s.checks == CheckPolicy(interval_s=3, timeout_s=1, retries=2)

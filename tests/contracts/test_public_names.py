@@ -26,6 +26,7 @@ PUBLIC = {
     *("Event", "Delivery", "subscribe"),
     *("Leader", "Term", "LeadershipLost"),
     *("CallPolicy", "ServePolicy", "fallback", "LAST_ANSWER"),
+    *("resource", "ResourcePool", "ResourceStatistics", "ResourceFailed", "ResourcesFull"),
     *("Shared", "SocketPool", "PoolStatistics", "PoolFull", "PoolClosed"),
     *("AgentkitError", "ConfigError", "StartupError", "NoNode", "CallError"),
     *("AgentUnknown", "Unreachable", "Unauthenticated", "Forbidden", "BadRequest", "UnknownMethod", "NotFound"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import threading
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -152,6 +154,51 @@ async def test_a_call_that_comes_while_it_falls_asleep_waits_and_is_answered() -
         assert await falling == "it was needed again before it slept"
 
 
+@pytest.mark.soak
+async def test_a_call_in_any_moment_of_falling_asleep_is_answered_once(times: int) -> None:
+    """200 sleeps, each with calls and an event at moments that the lot chooses."""
+    lot = random.Random(11)
+
+    class Light(Sleeper):
+        ran = 0
+
+        async def on_hibernate(self) -> None:
+            await asyncio.sleep(lot.choice([0, 0.0005, 0.001]))
+            await super().on_hibernate()
+
+        async def on_wake(self) -> None:
+            await asyncio.sleep(lot.choice([0, 0.0005, 0.001]))
+            await super().on_wake()
+
+        @rpc
+        async def count(self) -> int:
+            assert self.model is not None
+            self.ran += 1
+            return self.ran
+
+    async with running(Light) as light:
+        agent, calls, events = light.agent, 0, 0
+        for _ in range(200 * times):
+            falling = asyncio.ensure_future(hibernation(agent).sleep_now())
+            under_way = []
+            for _ in range(lot.randrange(1, 4)):
+                await asyncio.sleep(lot.choice([0, 0, 0.0002, 0.001, 0.003]))
+                if lot.random() < 0.2:
+                    await agent.publish("news.today", News(n=1))
+                    events += 1
+                else:
+                    under_way.append(asyncio.ensure_future(light.call("count")))
+            calls += len(under_way)
+            await asyncio.gather(*under_way)
+            await falling
+        await eventually(lambda: len(agent.seen) == events)
+        assert agent.ran == calls
+        assert not any(agent._error_bus.reported.values())
+        told = [line for line in agent.diary if line in ("falls asleep", "wakes")]
+        assert all(before != after for before, after in pairwise(told))
+        assert told.count("wakes") > 50
+
+
 async def test_waking_that_fails_is_the_callers_error_and_the_next_call_tries_again() -> None:
     async with running(Sleeper) as sleeper:
         await sleeper.fall_asleep()
@@ -296,7 +343,7 @@ async def test_a_timer_that_keeps_it_awake_wakes_it() -> None:
             self.ticks += 1
 
     async with running(Worker) as worker:
-        await worker.fall_asleep()
+        await hibernation(worker.agent).sleep_now()  # and may be awake again already
         await eventually(lambda: "wakes" in worker.agent.diary)
         await eventually(lambda: worker.agent.ticks > 2)
         assert not any(worker.agent._error_bus.reported.values())

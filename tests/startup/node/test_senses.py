@@ -18,7 +18,7 @@ from startup.plan import process as proc
 from startup.plan.phase import Health, Phase
 from startup.plan.process import Process
 from startup.plan.rows import Place, row_of
-from startup.spec.fleet import MachineSpec, Resources, SecretRef
+from startup.spec.fleet import HibernatePolicy, MachineSpec, Resources, SecretRef
 from tests.startup.plan.builders import agent, revision
 
 PLACES = Places("c", "m", run=Path("/r/c/m"), state=Path("/s/c/m"))
@@ -148,6 +148,8 @@ def test_an_order_tells_a_process_all_that_it_must_know_and_no_secret() -> None:
         env={"AGENT_NAME": "mine", "OWN": "1"},
         secrets={"TOKEN": SecretRef(env="HIDDEN_TOKEN")},
         watchdog_s=30.0,
+        hibernate=HibernatePolicy(after_s=1.5, depth="never"),
+        resource_memory_bytes=2**20,
         resources=Resources(cpu_affinity=(0,)),
     )
     fleet = replace(revision(spec).fleet, machines=(MachineSpec(name="m", workdir="/w"),))  # type: ignore[arg-type]
@@ -156,6 +158,10 @@ def test_an_order_tells_a_process_all_that_it_must_know_and_no_secret() -> None:
     assert (order.title, order.cpu_affinity, order.nofile) == ("agentkit: agent c/m/A#0", (0,), 1024)
     env = environment(spec, fleet, PLACES, Incarnation(7))
     assert (env["AGENT_NAME"], env["OWN"], env["PORT"], env["HEALTH_CHECK_PORT"]) == ("A", "1", "7000", "7001")
+    assert (env["AGENTKIT_HIBERNATE"], env["AGENTKIT_RESOURCE_MEMORY"]) == (
+        '{"after_s": 1.5, "depth": "never"}',
+        "1048576",
+    )
     assert (env["WATCHDOG_USEC"], env["AGENTKIT_INCARNATION"], env["AGENTKIT_NODE"]) == (
         "30000000",
         "7",

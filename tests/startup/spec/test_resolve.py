@@ -132,7 +132,7 @@ def test_every_key_of_an_agent_reaches_its_spec(tmp_path: Path) -> None:
     text = agents(
         """A: {agent: 'm:C', kind: task, required: false, enabled: false, ready: {http: /up}, pass_env: [X], start: {timeout: 5s},
       secrets: {T: {file: /s, as_env: true}, U: {env: U}}, config: {n: [1, {k: v}]}, shutdown: {grace: 2s}, watchdog: 3s,
-      trace: {sample: 0.5},
+      trace: {sample: 0.5}, resource_memory: 1Gi,
       resources: {limits: {memory: 256Mi, cpu: 0.5}, requests: {memory: 128Mi}, cpu_affinity: [0, 1]},
       health_check: {interval: 1s, timeout: 500ms, retries: 2}, hibernate: {after: 1m, depth: deep}, sockets: self}""".replace(
             "\n", " "
@@ -155,6 +155,7 @@ def test_every_key_of_an_agent_reaches_its_spec(tmp_path: Path) -> None:
     assert (spec.resources.cpu_limit, spec.resources.cpu_affinity) == (0.5, (0, 1))
     assert (spec.health_check.interval_s, spec.health_check.timeout_s, spec.health_check.retries) == (1.0, 0.5, 2)
     assert (spec.hibernate.after_s, spec.hibernate.depth) == (60.0, "deep")
+    assert spec.resource_memory_bytes == 2**30
     assert spec.source.endswith("fleet.yaml:5")
 
 
