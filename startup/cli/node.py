@@ -84,7 +84,7 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say_json({"nodes": nodes})
         return exits.DONE
-    table: list[tuple[str, ...]] = [("CLUSTER", "MACHINE", "PID", "UP", "MB", "REVISION", "PEERS")]
+    table: list[tuple[str, ...]] = [("CLUSTER", "MACHINE", "PID", "UP", "MB", "REVISION", "LIMITS", "PEERS")]
     for node in nodes:
         facts = node["node"]
         memory = facts.get("memory_mb")
@@ -96,10 +96,13 @@ def _status(arguments: argparse.Namespace) -> int:
                 duration(facts["uptime_s"]),
                 f"{memory:.0f}" if memory is not None else "-",
                 str(node["revision"]["number"]) if node["revision"] else "none",
+                facts.get("limits", {}).get("backend", "-"),
                 ", ".join(f"{peer} {state}" for peer, state in sorted(node["peers"].items())) or "-",
             )
         )
     say(columns(table, right={2, 3, 4, 5}, width=width_of(sys.stdout)))
+    for why in sorted({node["node"].get("limits", {}).get("why", "") for node in nodes} - {""}):
+        note(f"limits: {why}")
     return exits.DONE
 
 

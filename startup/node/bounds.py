@@ -60,6 +60,8 @@ class Bounds:
         self._places = places
         # two clusters of one name may run on a machine, with run directories of their own
         mark = hashlib.blake2b(os.fsencode(places.control), digest_size=4).hexdigest()
+        self._is_closed = False
+        self._said: set[str] = set()  #: what need not be said again
         self._cgroups, self._why = choose(f"{PREFIX}{places.cluster}.{places.machine}.{mark}", environ)
         self._held: dict[Incarnation, Held] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -78,12 +80,26 @@ class Bounds:
     def prepare(self, spec: AgentSpec, incarnation: Incarnation) -> Admission:
         """Before its fork. OSError: the kernel does not take these limits."""
         limits = limits_of(spec)
-        if self._cgroups is None:
-            self._held[incarnation] = Held(spec.id, limits, None)
-            return Admission(rlimits=tuple(rlimits.told(limits).items()))
-        cage = self._cgroups.make(f"{spec.id.instance}.{incarnation}", limits)
+        cage = self._cage(f"{spec.id.instance}.{incarnation}", limits)
         self._held[incarnation] = Held(spec.id, limits, cage)
-        return Admission(cgroups=tuple(str(folder / "cgroup.procs") for folder in cage.values()))
+        holds = self._cgroups.holds if cage is not None and self._cgroups is not None else ()
+        if limits.cpu is not None and "cpu" not in holds:
+            self._say_once("cpu", "limits.not_held", what="cpu", agent=str(spec.id), why=self._why)
+        return Admission(
+            cgroups=tuple(str(folder / "cgroup.procs") for folder in (cage or {}).values()),
+            rlimits=tuple(rlimits.told(limits, but=holds).items()),
+        )
+
+    def _cage(self, name: str, limits: Limits) -> Cage | None:
+        if self._cgroups is None:
+            return None
+        try:
+            return self._cgroups.make(name, limits)
+        except OSError as exc:
+            if limits.any:
+                raise
+            self._say_once("cage", "bounds.no_cage", name=name, error=str(exc))  # it can do without
+            return None
 
     def began(self, incarnation: Incarnation, pid: int) -> None:
         """It was forked."""
@@ -134,7 +150,7 @@ class Bounds:
         """Ends what dead nodes of this machine left in cages that belong to nobody; after everything was adopted."""
         kept = {folder for held in self._held.values() for folder in (held.cage or {}).values()}
         cages: list[Cage] = []
-        for base in self._remembered():
+        for base in self._bases():
             folders = [folder for folder in _folders(base) if folder not in kept]
             for folder in folders:
                 if left := cgroups.members(folder):
@@ -146,31 +162,36 @@ class Bounds:
 
     def close(self) -> None:
         """The node ends; what still runs stays in its cage."""
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
         for task in self._tasks:
             task.cancel()
-        for base in self._remembered():
+        for base in self._bases():
             for folder in _folders(base):
                 cgroups.remove({"": folder})
             cgroups.remove({"": base})
 
     def _look_later(self) -> None:
-        if not any(held.limits.any for held in self._held.values()):
+        if self._is_closed or not any(held.limits.any for held in self._held.values()):
             self._timer = None
             return
         now_s = self._loop.time()
         self._timer = self._loop.call_later(LOOK_EVERY_S - now_s % LOOK_EVERY_S, self._look)
 
     def _look(self) -> None:
-        watched = {key: held for key, held in self._held.items() if held.limits.any and held.pid is not None}
-        if self._cgroups is None:
-            self._spawn(self._measure(watched))
-            return
-        for incarnation, held in watched.items():
-            if held.cage is not None:
+        measured, holds = {}, self._cgroups.holds if self._cgroups is not None else ()
+        for incarnation, held in list(self._held.items()):
+            if not held.limits.any or held.pid is None:
+                continue
+            if held.cage is not None and self._cgroups is not None:
                 self._judge(incarnation, held, self._cgroups.usage(held.cage))
-        self._look_later()
+            if held.cage is None or (held.limits.memory_bytes is not None and "memory" not in holds):
+                measured[incarnation] = held
+        if measured:
+            self._spawn(self._measure(measured))
+        else:
+            self._look_later()
 
     async def _measure(self, watched: Mapping[Incarnation, Held]) -> None:
         pids = {incarnation: held.pid for incarnation, held in watched.items() if held.pid is not None}
@@ -199,6 +220,11 @@ class Bounds:
             await asyncio.sleep(_REMOVE_AFTER_S)
         log.warning("bounds.not_removed", cages=[str(folder) for cage in left for folder in cage.values()])
 
+    def _say_once(self, key: str, message: str, **facts: Any) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            log.warning(message, **facts)
+
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = self._loop.create_task(work, name="bounds")
         self._tasks.add(task)
@@ -208,7 +234,15 @@ class Bounds:
 
     def _remember(self, bases: Iterable[Path]) -> None:
         known = {str(base) for base in (*self._remembered(), *bases)}
-        write_atomically(self._places.run / "cgroups", "\n".join(sorted(known)).encode(), durable=False)
+        try:
+            write_atomically(self._places.run / "cgroups", "\n".join(sorted(known)).encode(), durable=False)
+        except (
+            OSError
+        ) as exc:  # a full disk: what this node leaves, the next finds only if it starts from the same cgroup
+            log.warning("bounds.not_remembered", error=str(exc))
+
+    def _bases(self) -> set[Path]:
+        return {*self._remembered(), *(self._cgroups.bases() if self._cgroups is not None else ())}
 
     def _remembered(self) -> list[Path]:
         with suppress(OSError):

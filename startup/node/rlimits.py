@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -22,12 +22,12 @@ DATA_SPARE_BYTES: Final = 256 * 2**20
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
-def told(limits: Limits) -> dict[str, int]:
-    """What the child is told to take on (`take_on`), beyond what it has when it does."""
+def told(limits: Limits, but: Collection[str] = ()) -> dict[str, int]:
+    """What the child is told to take on (`take_on`), beyond what it has when it does. `but`: what a cgroup holds already."""
     found = {}
-    if limits.memory_bytes is not None:
+    if limits.memory_bytes is not None and "memory" not in but:
         found["data_bytes"] = limits.memory_bytes * DATA_FACTOR + DATA_SPARE_BYTES
-    if limits.pids is not None:
+    if limits.pids is not None and "pids" not in but:
         found["tasks"] = limits.pids
     return found
 

@@ -63,6 +63,12 @@ AGENTS = '''
                     return f"refused after {number}: {exc.strerror}"
             return "never refused"
 
+        @rpc(timeout=60)
+        def burn(self, file: str) -> None:
+            """CPU, until `file` is there."""
+            while not os.path.exists(file):
+                sum(range(10_000))
+
         @rpc
         def cpus(self) -> list[list[int]]:
             """Its own, and those of what it starts."""
@@ -210,7 +216,7 @@ def test_a_memory_hog_is_restarted_with_limit_and_use_as_the_reason(fleet: Scrat
     until(lambda: "memory limit 96 MiB, used" in errors(fleet))
 
 
-def test_what_a_hog_starts_counts_as_its_own(fleet: Scratch, backend: str) -> None:
+def test_what_a_hog_starts_counts_as_its_own(fleet: Scratch, in_cgroups: None) -> None:
     start(fleet, memory="96Mi")
     with neighbour_goes_on(fleet):
         ask(fleet, "hog_below", mib=150)
@@ -331,3 +337,15 @@ def test_a_fleet_that_does_not_fit_is_refused_with_its_sums(fleet: Scratch) -> N
     fleet.write({"Culprit": culprit() | {"resources": {"cpu_affinity": [4095]}}})
     result = fleet.run("up", "fleet.yaml")
     assert (result.code, "shall run on CPU 4095" in result.err) == (2, True)
+
+
+def test_an_agent_gets_no_more_cpu_than_its_limit(fleet: Scratch, in_cgroups: None) -> None:
+    start(fleet, cpu=0.2)
+    enough = fleet.folder / "enough"
+    with neighbour_goes_on(fleet):
+        ask(fleet, "burn", file=str(enough))
+        bases = (fleet.place("m").run / "cgroups").read_text().split()
+        stats = [path for base in bases for path in Path(base).glob("Culprit*/cpu.stat")]
+        until(lambda: any(cgroups.number(path, "nr_throttled") > 3 for path in stats))
+        enough.touch()
+    assert fleet.call("Culprit", "pid") == fleet.rows()["Culprit"].pid

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,92 @@ def test_what_a_process_and_its_children_use_is_measured_together() -> None:
         assert usage.memory_bytes > 40 * MIB
         assert usage.pids >= 1
     assert rlimits.usage(shell.pid) == Usage()
+
+
+def in_child(act: Callable[[], str]) -> str:
+    """What `act` returns in a forked process, which is then gone."""
+    told, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(tell, act().encode())
+        except BaseException as exc:
+            os.write(tell, repr(exc).encode())
+        finally:
+            os._exit(0)
+    os.close(tell)
+    with open(told) as answer:
+        said = answer.read()
+    os.waitpid(pid, 0)
+    return said
+
+
+@pytest.mark.process
+def test_without_cgroups_a_process_gets_no_memory_far_beyond_its_limit() -> None:
+    def allocate() -> str:
+        rlimits.take_on(rlimits.told(Limits(memory_bytes=16 * MIB)))
+        small = bytearray(64 * MIB)
+        try:
+            bytearray(2048 * MIB)
+        except MemoryError:
+            return f"{len(small)} and no more"
+        return "as much as it liked"
+
+    assert in_child(allocate) == f"{64 * MIB} and no more"
+
+
+@pytest.mark.process
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody without processes")
+def test_without_cgroups_who_is_not_root_gets_no_more_processes_than_its_limit() -> None:
+    def fork() -> str:
+        os.setresuid(54321, 54321, 54321)
+        rlimits.take_on(rlimits.told(Limits(pids=5)))
+        children = []
+        try:
+            while len(children) < 50:
+                if pid := os.fork():
+                    children.append(pid)
+                else:
+                    signal.alarm(60)
+                    signal.pause()
+        except OSError as exc:
+            return f"{exc.strerror} after {len(children)}"
+        finally:
+            for pid in children:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        return "as many as it liked"
+
+    assert in_child(fork) == "Resource temporarily unavailable after 5"
+
+
+def test_what_a_cgroup_holds_needs_no_rlimit() -> None:
+    assert rlimits.told(ALL, but=("memory", "cpu", "pids")) == {}
+    assert set(rlimits.told(ALL, but=("pids",))) == {"data_bytes"}
+    assert set(rlimits.told(ALL)) == {"data_bytes", "tasks"}
+
+
+@pytest.mark.process
+def test_version_2_finds_and_lets_go_of_processes_even_without_controllers() -> None:
+    """On this machine's own hierarchy, wherever it is."""
+    mount = next((found for found in cgroups.mounts() if not found.controllers), None)
+    own = mount and cgroups.folder_of(mount, cgroups.own_paths().get("", "/"))
+    if own is None or not os.access(own, os.W_OK):
+        pytest.skip("no cgroup v2 that we may write to")
+    base = own / f"{cgroups.PREFIX}test2.{os.getpid()}"
+    base.mkdir()
+    found = Cgroup2(base, ())
+    cage = found.make("A.1", ALL)
+    procs = cage[""] / "cgroup.procs"
+    try:
+        with subprocess.Popen(["sh", "-c", f"echo $$ > {procs}; echo in; sleep 300"], stdout=subprocess.PIPE) as shell:
+            assert shell.stdout is not None
+            assert shell.stdout.readline() == b"in\n"
+            assert found.find(shell.pid) == cage
+            assert shell.pid in cgroups.members(cage[""])
+            assert not cgroups.remove(cage)
+            while cgroups.members(cage[""]):
+                cgroups.kill_all(cgroups.members(cage[""]))
+        assert cgroups.remove(cage)
+    finally:
+        base.rmdir()
