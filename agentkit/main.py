@@ -26,7 +26,7 @@ from agentkit.runtime import AgentRuntime
 from agentkit.settings import AgentSettings
 from agentkit.transport import adopt
 from agentkit.transport.context import close_context
-from agentkit.transport.gate import HANDED_OVER, SUCCEEDED, Gate
+from agentkit.transport.gate import HANDED_OVER, STACKS, SUCCEEDED, Gate
 from agentkit.transport.notify import Notifier
 
 log = logs.get_logger("agentkit.main")
@@ -42,6 +42,7 @@ def run_class(cls: type[BaseAgent], environ: Mapping[str, str] | None = None, *,
     # os.environ itself, not a copy: LISTEN_FDS is taken out of it, so that programs that the agent starts don't see it
     environment: MutableMapping[str, str] = os.environ if environ is None else dict(environ)
     notifier = Notifier.from_environment(environment)
+    faulthandler.register(STACKS, all_threads=True, chain=False)
     faulthandler.enable()  # a starved watchdog ends us by SIGABRT: all stacks go to the log first
     try:
         settings = AgentSettings.from_environment(environment, default_name=cls.__name__)

@@ -482,7 +482,24 @@ class AgentRuntime:
         if self.settings.node_socket is None:
             return StaticDirectory(self.settings.peers, here=here)
         return MeshDirectory(
-            self.settings.node_socket, here=here, on_connected=self._attach, on_records=self._on_records
+            self.settings.node_socket,
+            here=here,
+            on_connected=self._attach,
+            on_records=self._on_records,
+            on_asked=self._on_asked,
+        )
+
+    def _on_asked(self, question: dict[str, Any]) -> None:
+        """The node wants to know something for an operator."""
+        from agentkit.debug.answer import told  # seldom, and then by few
+
+        directory = self._directory
+        assert isinstance(directory, MeshDirectory)
+        self._tasks.spawn(
+            "debug",
+            lambda: told(
+                directory, question, dispatcher=self._dispatcher, metrics=self.metrics_book, own=self._tasks.since
+            ),
         )
 
     def _on_records(self, name: str, records: tuple[AgentRecord, ...]) -> None:

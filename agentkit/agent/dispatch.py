@@ -152,6 +152,14 @@ class Dispatcher:
         """Requests that run or wait."""
         return len(self._works)
 
+    def tasks(self) -> dict[asyncio.Task[Any], tuple[float, str]]:
+        """Those of handlers: since when they run, and for whom."""
+        return {
+            work.task: (work.started_s, f"{work.method.name} of {work}")
+            for work in self._works.values()
+            if work.task is not None
+        }
+
     @property
     def threads_stuck(self) -> int:
         """Worker threads whose call's deadline has passed."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
+from agentkit.clock import now_s
 from agentkit.observe.log import get_logger
 
 log = get_logger("agentkit.runtime")
@@ -17,7 +18,12 @@ class Tasks:
         """`owner` begins their names."""
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], float] = {}
+
+    @property
+    def since(self) -> Mapping[asyncio.Task[None], float]:
+        """When each began, on the machine's clock."""
+        return self._tasks
 
     def spawn(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
         """Begin one."""
@@ -26,8 +32,8 @@ class Tasks:
             await function()
 
         task = self._loop.create_task(owned(), name=f"{self._owner}:{name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = now_s()
+        task.add_done_callback(self._tasks.pop)
 
     async def cancel(self, limit_s: float) -> None:
         """End all, and wait for so long; one that takes no notice is left behind, and named."""

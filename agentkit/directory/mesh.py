@@ -22,6 +22,10 @@ log = get_logger("agentkit.directory")
 
 #: Pause before the node is tried again, in seconds: first, then doubled up to the last.
 RECONNECT_S: Final = (0.1, 5.0)
+#: The number of events that are the node's own questions; requests count from 1.
+ASKED: Final = 0
+#: The operation that answers one.
+ANSWER: Final = "answer"
 
 
 class MeshDirectory:
@@ -34,13 +38,16 @@ class MeshDirectory:
         here: str | None = None,
         on_connected: Callable[[MeshDirectory], Awaitable[None]] | None = None,
         on_records: Callable[[str, tuple[AgentRecord, ...]], None] = lambda *_: None,
+        on_asked: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
-        """`here`: the machine whose agents a bare name means first. `on_connected` runs after every (re)connect."""
+        """`here`: the machine whose agents a bare name means first. `on_connected` runs after every (re)connect. `on_asked`: the
+        node has a question; its `number` belongs to the answer (ANSWER)."""
         self.path = path
         self.version = 0
         self._here = here
         self._on_connected = on_connected
         self._on_records = on_records
+        self._on_asked = on_asked
         self._records: dict[str, tuple[AgentRecord, ...]] = {}
         self._learnt: dict[str, asyncio.Event] = {}
         self._replies: dict[int, asyncio.Future[Any]] = {}
@@ -190,6 +197,9 @@ class MeshDirectory:
 
     def _on_message(self, message: Any) -> None:
         id, kind, content = message
+        if id == ASKED:
+            self._on_asked(content)
+            return
         name = self._feeds.get(id)
         if name is not None and kind == "error":
             log.error("directory.refused", name=name, why=str(content)[:500])

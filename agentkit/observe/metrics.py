@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from prometheus_client import PROCESS_COLLECTOR, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from agentkit.clock import wall_s
 from agentkit.errors import BY_CODE
 from agentkit.observe import log, process
 
@@ -30,6 +31,20 @@ UNKNOWN: Final = "unknown"
 
 Kind = Literal["gauge", "counter"]
 _BOUNDS: Final = (*map(str, BUCKETS_S), "+Inf")
+#: The slowest calls that are remembered: so many, of the last so many seconds, and only such as took longer than this, in seconds.
+SLOWEST: Final = 16
+SLOW_FOR_S: Final = 600.0
+SLOW_S: Final = 0.005
+
+
+class SlowCall(NamedTuple):
+    """One call that took long."""
+
+    seconds: float
+    method: str
+    outcome: str
+    at_s: float  #: when it ended, seconds since the epoch
+    trace_id: str  #: "": it was not traced
 
 
 class _Method:
@@ -58,6 +73,8 @@ class AgentMetrics(Collector):
         self._waits = _Method()
         self._reads: list[tuple[Kind, str, str, Callable[[], float]]] = []
         self._labelled: list[tuple[Kind, str, str, str, Callable[[], Mapping[str, float]]]] = []
+        self.slowest: list[SlowCall] = []  #: of late
+        self._slow_s = SLOW_S  # what is quicker need not be looked at
         self.counter("agent_log_lines_dropped_total", "Log lines that could not be written", log.dropped_lines)
 
     def finished(self, method: str, seconds: float, outcome: str) -> None:
@@ -66,6 +83,8 @@ class AgentMetrics(Collector):
         counts = self._methods.get(method) or self._unknown
         counts.buckets[bisect_left(BUCKETS_S, seconds)] += 1
         counts.seconds += seconds
+        if seconds > self._slow_s:
+            self._note_slow(method, seconds, outcome)
         if outcome == OK:
             counts.outcomes[OK] += 1
             return
@@ -77,6 +96,20 @@ class AgentMetrics(Collector):
         """One request got its turn after so long; those that need not wait are not told of."""
         self._waits.buckets[bisect_left(BUCKETS_S, seconds)] += 1
         self._waits.seconds += seconds
+
+    def times(self) -> Iterator[tuple[str, list[int], float]]:
+        """Of each method: its requests by BUCKETS_S, and their seconds together."""
+        for method, counts in (*self._methods.items(), (UNKNOWN, self._unknown)):
+            yield method, counts.buckets, counts.seconds
+
+    def _note_slow(self, method: str, seconds: float, outcome: str) -> None:
+        at_s = wall_s()
+        span = getattr(log.handling.get(), "span", None)
+        known = method if method in self._methods else UNKNOWN
+        call = SlowCall(seconds, known, outcome, at_s, span.trace_id if span is not None else "")
+        self.slowest = [it for it in self.slowest if it.at_s > at_s - SLOW_FOR_S]
+        self.slowest = sorted((*self.slowest, call), reverse=True)[:SLOWEST]
+        self._slow_s = self.slowest[-1].seconds if len(self.slowest) == SLOWEST else SLOW_S
 
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
         """At each scrape, tell what `read` returns. It runs on the loop, be quick; one that raises is left out."""

@@ -28,6 +28,8 @@ ROLL_VARIABLE: Final = "AGENTKIT_ROLL"
 #: not its own any more. Real-time signals: those that have names are for authors, and SIGTERM could not say which it means.
 SUCCEEDED: Final = signal.SIGRTMIN + 3
 HANDED_OVER: Final = signal.SIGRTMIN + 4
+#: Have a process write the stacks of all its threads to its standard error, and go on: what `agentkit debug` does where a loop is stuck.
+STACKS: Final = signal.SIGRTMIN + 5
 
 
 def way_of(cls: Any, environ: Mapping[str, str]) -> str:

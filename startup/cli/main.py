@@ -45,6 +45,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "errors": Command("startup.cli.errors", "what agents have reported: counted, shown in full, resolved"),
     "events": Command("startup.cli.events", "topics with counts and rates, or events as they come"),
     "trace": Command("startup.cli.trace", "which calls belong together, and where their time went"),
+    "debug": Command("startup.cli.debug", "look into a running agent: stacks, tasks, heap, gc, slow calls"),
     "call": Command("startup.cli.call", "call one method of one agent"),
     "describe": Command("startup.cli.describe", "the methods of one agent"),
     "run": Command("startup.cli.run", "one agent of the running fleet in this terminal"),

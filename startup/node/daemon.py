@@ -27,7 +27,9 @@ from agentkit.transport.context import close_context
 from agentkit.transport.notify import Notifier
 from startup.node import logfiles
 from startup.node.adoption import adopt
+from startup.node.attached import Attached
 from startup.node.control_server import ControlServer
+from startup.node.debugging import Debugging
 from startup.node.error_desk import OTHERS_S, ErrorDesk
 from startup.node.error_rules import ErrorRules
 from startup.node.events import NodeEvents
@@ -164,6 +166,7 @@ class Node:
         self._hands.on_left = self._leaders.ended
         feeds = Feeds(self._table)
         self._table.listen(self._tell_others)
+        attached = Attached(self._hands)
         operations = Operations(
             self,
             self._itself,
@@ -181,8 +184,10 @@ class Node:
                 **self._errors.operations,
                 **self._key_words.operations,
                 **self._leaders.operations,
+                **attached.operations,
+                **Debugging(attached, self._hands, places).operations,
             },
-            telling=self._leaders.telling,
+            telling={**self._leaders.telling, **attached.telling},
         )
         self._server = ControlServer(
             places.control, operations.handle, OtherUsers(self._hands.doors, self._core, operations.handle)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from agentkit.clock import SYSTEM_CLOCK
 from agentkit.errors import BadRequest
-from agentkit.names import AgentId, Incarnation, is_loopback, matching
+from agentkit.names import AgentId, is_loopback, matching
 from startup.errors import Refused
 from startup.node.control_server import Asker, Telling
 from startup.node.feeds import Feeds
@@ -78,7 +78,6 @@ class Operations:
             "retry": self._retry,
             "status": self._status,
             "names": self._names,
-            "attach": self._attach,
             "stop_node": self._stop_node,
             "revision": self._revision,
             "revisions": self._kept,
@@ -172,15 +171,6 @@ class Operations:
 
     def _names(self, _: Mapping[str, Any]) -> dict[str, Any]:
         return {"ids": [str(row.id) for row in self._table.rows()]}
-
-    def _attach(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """An agent asks whether its life is one that counts: the slot's own, or one of the two of a roll."""
-        id, incarnation = AgentId.parse(arguments["id"]), Incarnation(int(arguments["incarnation"]))
-        if incarnation not in self._hands.running:
-            running = self._hands.of(id)
-            now = f"incarnation {running.incarnation} runs" if running else "nothing of it shall run"
-            raise Refused("gone", f"{id} of incarnation {incarnation} is not wanted any more: {now}")
-        return {}
 
     async def _lend(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The slot's own process stops, `pid` becomes its next; answered once it has been handed everything."""

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agentkit.transport.gate import HANDOVER, Gate, way_of
+from agentkit.transport.gate import HANDOVER, STACKS, Gate, way_of
 from agentkit.transport.notify import Notifier
 
 
@@ -26,6 +26,7 @@ def run_agent(target: Mapping[str, Any]) -> int:
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.argv = [target["script"] or target["module"]]
     faulthandler.enable()
+    faulthandler.register(STACKS, all_threads=True, chain=False)  # an import may hang, too
     tell = Notifier.from_environment(os.environ)
     tell.send({"X_AGENTKIT_PHASE": "importing"})
     try:
