@@ -16,6 +16,7 @@ from agentkit.agent.body import Body
 from agentkit.agent.builtin import BUILTIN_METHODS, handle_request_of
 from agentkit.agent.caller import Caller
 from agentkit.agent.callmetrics import observe_calls
+from agentkit.agent.configuring import Configuring
 from agentkit.agent.courier import Courier
 from agentkit.agent.dispatch import Dispatcher
 from agentkit.agent.event_client import route_by
@@ -127,6 +128,8 @@ class AgentRuntime:
         node = self._directory if isinstance(self._directory, MeshDirectory) else None
         self._courier = Courier(agent._error_bus, settings.sender, node.ask if node else None)
         self.leading = Leading(settings.sender, node)
+        self._configuring = Configuring(agent, settings, node, self._tasks.spawn)
+        self._teller.takes_config = self._configuring.is_wanted
         policies, fallbacks = calling_of(agent), fallbacks_of(agent)
         self.caller = Caller(
             self._me,
@@ -420,6 +423,7 @@ class AgentRuntime:
             return
         self._keys.watch(directory)
         self.leading.connected()
+        self._configuring.connected()
         await self.events.reconnected()
         if self._was_ready and self.running:
             self._teller.ready(self.agent.methods, self._checks.board.verdict, self._listeners)

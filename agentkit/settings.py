@@ -24,6 +24,7 @@ _VARIABLES: Final[Mapping[str, str]] = {
     "port": "PORT",
     "health_port": "HEALTH_CHECK_PORT",
     "config": "AGENT_CONFIG",
+    "config_over": "AGENTKIT_CONFIG_OVER",
     "peers": "AGENTKIT_PEERS",
     "secrets": "AGENTKIT_SECRETS",
     "grace_s": "AGENTKIT_GRACE_S",
@@ -49,6 +50,16 @@ class AgentConfig(BaseModel):
     """Base of an agent's own `Config`: its part of the fleet file, validated before anything starts. Frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def merged(config: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `config`: maps are merged key by key, everything else is replaced."""
+    result = dict(config)
+    for key, value in over.items():
+        before = result.get(key)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(before, value) if both else value  # type: ignore[arg-type]
+    return result
 
 
 class SecretSource(BaseModel):
@@ -91,6 +102,7 @@ class AgentSettings(BaseModel):
     port: int = Field(0, ge=0, le=65535, description="0: the kernel chooses")
     health_port: int | None = Field(None, ge=0, le=65535, description="None: no HTTP")
     config: Mapping[str, Any] = Field(default_factory=dict)
+    config_over: Mapping[str, Any] = Field(default_factory=dict, description="what Consul says over `config`")
     policy: FilePolicy = Field(NOTHING_SAID, description="what the fleet file says under `serve` and `calls`")
     node_socket: str | None = None
     peers: Mapping[str, str] = Field(default_factory=dict, description="name -> endpoint, instead of a node")
@@ -142,6 +154,7 @@ class AgentSettings(BaseModel):
             port=_integer(environ, "PORT", 0),
             health_port=_integer(environ, "HEALTH_CHECK_PORT", 0) if environ.get("HEALTH_CHECK_PORT") else None,
             config=_json(environ, "AGENT_CONFIG"),
+            config_over=_json(environ, "AGENTKIT_CONFIG_OVER"),
             policy=FilePolicy.read(_json(environ, "AGENTKIT_POLICY"), at="AGENTKIT_POLICY"),
             node_socket=environ.get("AGENTKIT_DOOR") or environ.get("AGENTKIT_NODE") or None,
             peers=_json(environ, "AGENTKIT_PEERS"),

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol, Unpack
 
-from pydantic import ValidationError
-
 from agentkit.agent.awake import AwakeBlock
 from agentkit.agent.blocking import BlockingCaller
 from agentkit.agent.caller import Caller, PeerProxy
+from agentkit.agent.configuring import first_config
 from agentkit.agent.context import serving
 from agentkit.agent.course import CallOptions
 from agentkit.agent.events import AgentEvents
@@ -98,6 +97,9 @@ class BaseAgent:
     #: `agentkit.transport.gate.way_of`.
     roll: ClassVar[Literal["overlap", "handover"] | None] = None
 
+    #: Whether the class defines `on_config`.
+    _takes_configs: ClassVar[bool] = False
+
     #: `@rpc` methods by name; filled in for every subclass, and for an agent whose fleet file says something of them.
     methods: Mapping[str, Method] = {}
 
@@ -121,6 +123,7 @@ class BaseAgent:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.methods = methods_of(cls)
+        cls._takes_configs = cls.on_config is not BaseAgent.on_config
         check_subscribers(cls)
         if "State" in vars(cls):
             from agentkit.state.model import is_state  # only those that have one pay for it
@@ -166,6 +169,14 @@ class BaseAgent:
         raise StateDamaged(
             f"{cls.__name__} has no migrate_state that turns it into version {cls.State and cls.State.version}"
         )
+
+    async def on_config(self, config: Any) -> None:
+        """Another config is wanted while the agent runs: `config` is an instance of its Config, checked already; `self.config` is still the
+        old one, and is replaced when this returns.
+
+        On the event loop, beside calls and `run`, one at a time, within 10 s. Raising, or taking longer, keeps the old config and is
+        reported; what the fleet file wanted comes about by a restart then, what Consul's KV store wanted does not. Where a class does not
+        define it, a changed `config:` means a restart, and Consul's values count from the next start on (docs/configuration.md)."""
 
     # `async def run(self)`: defined by authors who need a main task. Started after READY; returning ends it (and, where the
     # fleet says `kind: task`, completes the agent), raising fails the agent; cancelled before `on_stop`.
@@ -319,11 +330,13 @@ class BaseAgent:
         agent.name = settings.id.name
         agent.machine = settings.id.machine
         agent.instance = settings.id.instance
-        agent.config = _checked(cls.Config, settings.config)
+        agent.config, refused = first_config(cls.Config, settings)
         agent.logger = get_logger(settings.id.name)
         agent.data_dir = settings.data_dir
         agent.secrets = dict(secrets)
         agent._errors = ErrorBus(hide=secrets.values())
+        if refused:
+            agent.report_error("error", f"what Consul says is not used: {refused}")
         agent._file_policy = settings.policy
         agent.methods = methods_under(cls.methods, settings.policy.methods)
         agent.__init__()  # type: ignore[misc]
@@ -370,13 +383,3 @@ def _exception_of(exc_info: object, message: object) -> BaseException | None:
     if isinstance(exc_info, tuple) and len(exc_info) == 3 and isinstance(exc_info[1], BaseException):
         return exc_info[1]
     return sys.exc_info()[1]
-
-
-def _checked(model: type[AgentConfig], config: Mapping[str, Any]) -> AgentConfig:
-    try:
-        return model.model_validate(dict(config))
-    except ValidationError as exc:
-        errors = exc.errors(include_url=False, include_context=False)
-        at = f"config.{'.'.join(map(str, errors[0]['loc']))}" if errors[0]["loc"] else "config"
-        others = "; ".join(f"config.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors[1:])
-        raise ConfigError(at=at, got=errors[0]["input"], want=errors[0]["msg"], fix=others) from exc

@@ -35,6 +35,7 @@ class Teller:
         self._timer: asyncio.TimerHandle | None = None
         self._alive_timer: asyncio.TimerHandle | None = None
         self._state: dict[str, object] = {}
+        self.takes_config = False  #: its class has `on_config`
         self._unsent: deque[tuple[Mapping[str, object], tuple[int, ...]]] = deque()
 
     def ready(
@@ -53,6 +54,7 @@ class Teller:
             "X_AGENTKIT_TRAITS": json.dumps(traits_of(methods)),
             **_health(verdict),
             **self._state,
+            **({"X_AGENTKIT_CONFIG": 1} if self.takes_config else {}),
             "READY": 1,
         }
         if listeners:

@@ -28,6 +28,7 @@ from agentkit.transport.notify import Notifier
 from startup.node import logfiles
 from startup.node.adoption import adopt
 from startup.node.attached import Attached
+from startup.node.configs import Configs
 from startup.node.control_server import ControlServer
 from startup.node.debugging import Debugging
 from startup.node.error_desk import OTHERS_S, ErrorDesk
@@ -164,6 +165,7 @@ class Node:
         self._hands.before_end = self._registry.leaving
         self._leaders = Leaders(places, incarnations, self._hands.looks_after)
         self._hands.on_left = self._leaders.ended
+        self._configs = self._hands.configs = Configs(self.turns, places, self._hands.looks_after)
         feeds = Feeds(self._table)
         self._table.listen(self._tell_others)
         attached = Attached(self._hands)
@@ -184,10 +186,11 @@ class Node:
                 **self._errors.operations,
                 **self._key_words.operations,
                 **self._leaders.operations,
+                **self._configs.operations,
                 **attached.operations,
                 **Debugging(attached, self._hands, places).operations,
             },
-            telling={**self._leaders.telling, **attached.telling},
+            telling={**self._leaders.telling, **self._configs.telling, **attached.telling},
         )
         self._server = ControlServer(
             places.control, operations.handle, OtherUsers(self._hands.doors, self._core, operations.handle)
@@ -261,6 +264,7 @@ class Node:
         self.turns.close()
         await self._registry.close(deregister=True)
         await self._leaders.close()
+        await self._configs.close()
         await self._mesh.bye()
         self._remember_all()
         self._remembered.close()
@@ -369,6 +373,7 @@ class Node:
         self._mesh.pace(revision.fleet.mesh.suspect_s, revision.fleet.mesh.unreachable_s)
         self._registry.revised(revision.fleet)
         self._leaders.revised(revision.fleet)
+        self._configs.revised(revision.fleet)
         self._mesh.expect({machine.name: node_endpoint(machine) for machine in revision.fleet.machines})
         self._forget_removed()
         self.turns.soon()

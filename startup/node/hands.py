@@ -5,9 +5,10 @@ Between a process's exit and the reconciler's hearing of it lies the sweep: "sto
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -18,6 +19,7 @@ from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from agentkit.transport.gate import HANDED_OVER, SUCCEEDED
 from startup.node.bounds import Bounds
+from startup.node.configs import Configs
 from startup.node.doors import Doors
 from startup.node.endgame import Endgame
 from startup.node.exits import Exit
@@ -37,6 +39,7 @@ from startup.plan.actions import (
     Abort,
     Action,
     CloseListeners,
+    Configure,
     Fork,
     ForkBeside,
     Kill,
@@ -92,6 +95,7 @@ class Hands:
         self.on_lent: Callable[[Running], None] = lambda _: None  #: a process that nobody tells the end of
         #: What has to be done before an agent is told to go: it leaves the registry, then it drains. None: nothing has
         self.before_end: Callable[[AgentId], Awaitable[None] | None] = lambda _: None
+        self.configs: Configs | None = None  #: what is said over agents' config, and who tells them
         self.on_left: Callable[[Incarnation], None] = lambda _: None  #: nothing of a process is left
         self.on_known: Callable[[Running], None] = lambda _: None  #: from now on it is known whose pid this is
         self._turns = turns
@@ -129,6 +133,9 @@ class Hands:
                 self._zygote.forget(str(id))
             case Terminate() | Abort() | Kill():
                 self._signal(action)
+            case Configure(id, incarnation):
+                assert self.configs is not None
+                self.configs.offer(id, incarnation)
             case ProbeReady(id):
                 self._probe(id)
             case ProbeExternal(name):
@@ -239,8 +246,9 @@ class Hands:
             fds = self.sockets.open(id, self._wanted(spec))
             if (user := self.doors.admit(spec)) is None:
                 own_folder(self._places.data(id.instance))
+            over = await self._over(id)
             admission = self.bounds.prepare(spec, incarnation)
-            told = self.doors.environment(spec, user) if user else NOTHING
+            told = {**(self.doors.environment(spec, user) if user else NOTHING), **over}
             order = fork_order(spec, self._fleet, self._places, incarnation, self._nofile, key, admission, user, told)
             log_start = log_size(order.log_path)
             # who has the longest chain of dependants decides when the last one is ready
@@ -272,6 +280,14 @@ class Hands:
         early = self._ended_early.pop(incarnation, None)
         if early is not None:
             self.ended(early)
+
+    async def _over(self, id: AgentId) -> Mapping[str, str]:
+        """What is said over its config elsewhere, once it is known, for its environment."""
+        if self.configs is None:
+            return NOTHING
+        await self.configs.known()
+        over = self.configs.over(id)
+        return {"AGENTKIT_CONFIG_OVER": json.dumps(dict(over))} if over else NOTHING
 
     def _wanted(self, spec: AgentSpec) -> dict[str, tuple[str, int]]:
         fleet = self._fleet

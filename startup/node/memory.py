@@ -21,14 +21,16 @@ _PLAIN: Final = (
 _STAMPS: Final = tuple(found.name for found in fields(Stamps))
 
 
-def facts_of(p: Process, digest: str) -> dict[str, Any]:
-    """What is worth remembering; `digest` is that of the spec it runs with."""
+def facts_of(p: Process, digest: str, base: str = "") -> dict[str, Any]:
+    """What is worth remembering; `digest` is that of the spec it runs with, `base` the one without its config."""
     facts = {name: getattr(p, name) for name in _PLAIN}
     return facts | {
         "phase": p.phase.value,
         "health": p.health.value,
         "incarnation": int(p.incarnation),
         "digest": digest,
+        "takes_config": p.takes_config,
+        "base": base,
         "stamps": {name: getattr(p.stamps, name) for name in _STAMPS},
         "failures": list(p.failures),
         "timeouts_s": dict(p.timeouts_s),
@@ -74,7 +76,8 @@ class Remembering:
         known = self._digests.get(p.id)
         if known is None or known[0] is not p.spec:
             known = self._digests[p.id] = (p.spec, p.spec.digest())
-        return facts_of(p, p.digest or known[1])
+        base = (p.base or p.spec.base_digest()) if p.takes_config else ""
+        return facts_of(p, p.digest or known[1], base)
 
 
 def process_of(facts: Mapping[str, Any], spec: AgentSpec) -> Process:
@@ -82,6 +85,8 @@ def process_of(facts: Mapping[str, Any], spec: AgentSpec) -> Process:
     return Process(
         spec=spec,
         digest="" if facts["digest"] == spec.digest() else facts["digest"],
+        takes_config=bool(facts.get("takes_config")),
+        base="" if facts["digest"] == spec.digest() else facts.get("base", ""),
         phase=Phase(facts["phase"]),
         health=Health(facts["health"]),
         incarnation=Incarnation(facts["incarnation"]),

@@ -36,11 +36,11 @@ def fork_order(
     key: str = "",
     admission: Admission = FREE,
     user: User | None = None,
-    told_user: Mapping[str, str] = NOTHING,
+    told: Mapping[str, str] = NOTHING,
 ) -> ForkOrder:
     """The order for a process of `spec` on this machine. Secrets stay references: the child resolves them. `key`: fingerprint of
     the one that it is to serve with; its secret the child reads itself. `admission`: what holds it to its limits. `user`: whom it
-    runs as, with what that is told (doors.py)."""
+    runs as (doors.py). `told`: what its environment has besides."""
     machine = machine_of(fleet, places.machine)
     root = fleet.root_on(places.machine)
     target = asdict(spec.target)
@@ -50,7 +50,7 @@ def fork_order(
         key=str(spec.id),
         incarnation=incarnation,
         title=f"agentkit: agent {fleet.cluster}/{spec.machine}/{spec.name}#{spec.id.slot}",
-        env={**environment(spec, fleet, places, incarnation, key), **told_user},
+        env={**environment(spec, fleet, places, incarnation, key), **told},
         cwd=machine.workdir or root,
         log_path=str(places.log(spec.id.instance)),
         target=target,

@@ -32,7 +32,7 @@ MAX_STREAMS: Final = 32
 #: Unread bytes after which a reader is cut off.
 MAX_UNREAD_BYTES: Final = 32 * 1024 * 1024
 #: What an agent asks of the node of its own machine; it means nothing from elsewhere.
-_OWN_AGENTS: Final = frozenset({"answer", "attach", "lead", "lend", "report", "resign"})
+_OWN_AGENTS: Final = frozenset({"answer", "attach", "config_taken", "lead", "lend", "report", "resign", "watch_config"})
 
 
 class Answers(Protocol):

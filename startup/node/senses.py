@@ -133,6 +133,8 @@ def _said(p: Process, fields: Mapping[str, str]) -> dict[str, Any]:
     if "X_AGENTKIT_REQUESTS" in fields:
         said["requests"] = _count(fields["X_AGENTKIT_REQUESTS"], p.requests)
         said["errors"] = _count(fields.get("X_AGENTKIT_ERRORS", ""), p.errors)
+    if fields.get("X_AGENTKIT_CONFIG") == "1":
+        said["takes_config"] = True
     if "X_AGENTKIT_STATE" in fields:
         said["state"] = _state(fields["X_AGENTKIT_STATE"]) or p.state
     return said

@@ -78,6 +78,14 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Configure:
+    """Tell it the config of the spec that is offered to it; answered with reconfigure.taken or refused."""
+
+    id: AgentId
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeExternal:
     """Somebody waits for this external: probe it until it answers; answered with `external_answered`."""
 
@@ -85,5 +93,15 @@ class ProbeExternal:
 
 
 Action: TypeAlias = (
-    OpenListeners | CloseListeners | Fork | ForkBeside | Release | ProbeReady | Terminate | Abort | Kill | ProbeExternal
+    OpenListeners
+    | CloseListeners
+    | Fork
+    | ForkBeside
+    | Release
+    | ProbeReady
+    | Terminate
+    | Abort
+    | Kill
+    | Configure
+    | ProbeExternal
 )

@@ -7,7 +7,7 @@ from typing import Final
 
 from agentkit.names import AgentId
 from startup.plan import process as proc
-from startup.plan import swap
+from startup.plan import reconfigure, swap
 from startup.plan.actions import CloseListeners, ProbeExternal
 from startup.plan.blockers import View, blockers, trouble
 from startup.plan.desired import Desired
@@ -78,9 +78,12 @@ class Decisions:
             spec = slots.desired.specs[p.id]
             held = trouble(spec, self._view) if p.phase is Phase.READY else ""
             after = replace(p, trouble=held) if held != p.trouble else p
-            if why is Leaving.NO and spec is not p.spec and not holds:
-                after = replace(after, spec=spec)
-            slots.put(p, after)
+            if not holds and reconfigure.is_possible(p, spec):
+                slots.put(p, reconfigure.offered(after, spec))
+            elif why is Leaving.NO and spec is not p.spec and not holds:
+                slots.put(p, replace(after, spec=spec))
+            else:
+                slots.put(p, after)
             if not holds or (p.swap is not None and proc.runs(p.swap.beside, spec)):
                 self._consider_swap(slots.processes[p.id], spec, why)
         elif p.leaving is not why and (p.phase is Phase.STOPPING or not self._is_needed(p.id)):
@@ -118,7 +121,8 @@ class Decisions:
             return Leaving.STOP
         if p.leaving is Leaving.STOP:
             return Leaving.RESTART  # wanted again before it was gone
-        return Leaving.NO if proc.runs(p, self._slots.desired.specs[p.id]) else Leaving.RESTART
+        spec = self._slots.desired.specs[p.id]
+        return Leaving.NO if proc.runs(p, spec) or reconfigure.is_possible(p, spec) else Leaving.RESTART
 
     def _is_needed(self, id: AgentId) -> bool:
         """Whether a dependant that shall go too is still there."""

@@ -97,6 +97,10 @@ class Process:
     light_sleep: Mapping[str, Any] = field(default_factory=dict)  #: light_sleep.read: what it says of it
     roll_error: str = ""  #: why its last successor did not become ready, and it serves on
     rolled: int = 0  #: number of the revision whose rollout it has come through; below zero: in which it failed
+    takes_config: bool = False  #: its class has `on_config`
+    base: str = ""  #: as `digest`, without the config
+    offered: AgentSpec | None = None  #: whose config it was told, and has not answered for yet
+    config_refused: str = ""  #: digest of the spec whose config it did not take
     refused: str = ""  #: digest of the spec that no successor could be had for, in this revision
 
     @property
@@ -118,7 +122,7 @@ _BLANK: Final[Mapping[str, Any]] = {"reason": "", "because": "", "waiting_for": 
 #: What only the process itself can say, so a new one has not said it yet.
 _UNTOLD: Final[Mapping[str, Any]] = {
     "pid": None, "health": Health.OK, "health_reason": "", "status_text": "", "fed_s": None, "light_sleep": {},
-    "excuse": "", "digest": "", "roll_error": "", "refused": "",
+    "excuse": "", "digest": "", "roll_error": "", "refused": "", "takes_config": False, "base": "", "offered": None, "config_refused": "",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ The rules:
   Dependants that stay are not waited for; they turn degraded.
 - A changed agent (its digest differs from that of its process) is replaced by a successor beside it, where that can be (swap.py),
   else stopped, then started; a removed one is stopped. Pids of unchanged agents stay.
+- Where only the config changed, and the process takes configs, it is told instead (reconfigure.py).
 - A successor is forked when none that its agent requires is being replaced.
 - An unreachable machine's agents can't be waited for and fulfil nothing.
 """
@@ -100,8 +101,8 @@ class Reconciler:
         before = self._slots.desired
         self._slots.desire(revision)
         self._decisions.revised(before)
-        for p in [p for p in self.processes.values() if p.refused or p.roll_error]:
-            self._slots.put(p, replace(p, refused="", roll_error=""))  # another command, another try
+        for p in [p for p in self.processes.values() if p.refused or p.roll_error or p.config_refused]:
+            self._slots.put(p, replace(p, refused="", roll_error="", config_refused=""))  # another command, another try
 
     def see_revision(self, machine: str, number: int, now_s: float) -> None:
         """The revision that another machine has."""

@@ -134,6 +134,12 @@ class ConsulModel(Model):
     datacenter: str | None = Field(None, max_length=64, description="Left out: the Consul agent's own.")
     tls: ConsulTlsModel | None = Field(None, description="https; {}: with the system's authorities.")
     ready_check: Duration = Field(0.0, description="Consul itself also asks each agent's /ready so often; 0: never.")
+    config_prefix: str | None = Field(
+        None,
+        pattern="^[^/].*[^/]$",
+        max_length=200,
+        description="Keys below PREFIX/AGENT/ say something over the agents' `config`; left out: none are read.",
+    )
     leader_ttl: Duration = Field(
         15.0, ge=10.0, le=3600.0, description="A leader whose machine is gone is followed after one or two of these."
     )

@@ -190,6 +190,11 @@ class AgentSpec:
         """Changes exactly when a running process would have to be restarted to follow the spec (dependencies do not count)."""
         return _digest({found.name: getattr(self, found.name) for found in fields(self) if found.name not in FOLLOWED})
 
+    def base_digest(self) -> str:
+        """The same without the config."""
+        left_out = FOLLOWED | {"config"}
+        return _digest({found.name: getattr(self, found.name) for found in fields(self) if found.name not in left_out})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SshAccess:
@@ -260,6 +265,7 @@ class ConsulAccess:
     cert: str | None = None
     key: str | None = None
     ready_check_s: float = 0.0  #: 0: none
+    config_prefix: str = ""  #: of keys that say something over agents' config (plan/overrides.py); "": none are read
     leader_ttl_s: float = 15.0  #: of the session that holds the locks of leaders (node/lockkeeper.py)
 
 

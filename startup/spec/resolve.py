@@ -295,6 +295,7 @@ def _consul(file: FileModel) -> ConsulAccess | None:
         key=tls.key if tls else None,
         ready_check_s=consul.ready_check,
         leader_ttl_s=consul.leader_ttl,
+        config_prefix=consul.config_prefix or "",
     )
 
 
