@@ -34,8 +34,7 @@ def change_lines(found: Changes, *, width: int, colour: bool = False) -> Iterato
     for rescaled in found.rescaled:
         yield _line("~", f"{rescaled.agent}  replicas {_replicas(rescaled)}", YELLOW, width, colour)
     for keys, changed in _alike(found.changed).items():
-        words = "replaced" if changed[0].is_replaced else "goes on as it is"
-        yield from _many("~", [it.id for it in changed], words, YELLOW, width, colour)
+        yield from _many("~", [it.id for it in changed], _fate(changed[0]), YELLOW, width, colour)
         yield from _keys(keys, width, colour)
     yield from _many("+", found.started, "started: it was stopped by an operator", GREEN, width, colour)
     yield from _many("-", found.stopped, "stopped, as it was then", RED, width, colour)
@@ -125,6 +124,14 @@ def _replicas(it: Rescaled) -> str:
         return f"{value} (scaled)" if is_scaled else str(value)
 
     return f"{number(it.old, it.was_scaled)} → {number(it.new, it.is_scaled)}"
+
+
+def _fate(changed: Changed) -> str:
+    if not changed.is_replaced:
+        return "goes on as it is"
+    counts = [it.key for it in changed.keys if not it.is_followed]
+    is_config = bool(counts) and all(key == "config" or key.startswith("config.") for key in counts)
+    return "told or replaced" if is_config else "replaced"
 
 
 def _alike(changed: Iterable[Changed]) -> Mapping[tuple[KeyChange, ...], list[Changed]]:
