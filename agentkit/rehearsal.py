@@ -28,6 +28,7 @@ from agentkit.agent.upkeep import Checks
 from agentkit.directory.base import INBOX_LOCAL, AgentRecord
 from agentkit.names import AgentId, AgentName, Incarnation, MachineName
 from agentkit.observe import log as logs
+from agentkit.observe.memory import trimmer
 from agentkit.observe.metrics import AgentMetrics
 from agentkit.runtime import HTTP
 from agentkit.settings import AgentSettings
@@ -73,6 +74,10 @@ class Understudy(BaseAgent):
     async def run(self) -> None:
         await self.call(self.name, "on_loop", {"text": "a"})
         self._wired.caller.close()  # its inbox would wait 10 ms for this caller to leave
+        hibernation = self._wired.hibernation
+        hibernation.give_back = lambda: None  # 30 ms: boot.py collects when all this is over
+        await hibernation.sleep_now("light")
+        await hibernation.wake("the rehearsal")
 
 
 def rehearse() -> None:
@@ -91,6 +96,7 @@ def rehearse() -> None:
         logs.get_logger("agentkit.rehearsal").info("rehearsal.line", field=1)
         _use_by_hand(Understudy._from_settings(settings, settings.read_secrets()), settings)
         _exchange_messages()
+        trimmer()
         with redirect_stderr(nowhere):
             try:
                 _live()

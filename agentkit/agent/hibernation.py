@@ -62,6 +62,7 @@ class Hibernation:
         doubles from 1 s to 10 min. Cancelled when somebody wakes the agent before it has returned: what must not be broken off
         it shields, and a call that comes after its GOAWAY never gets here (the inbox refuses it)."""
         self.deepen = deepen
+        self.give_back = give_back
         self._save = save
         self.why_light = ""  #: for `deepen` to set: why it could not, for `status`
         self.asleep: Depth | None = None
@@ -182,7 +183,7 @@ class Hibernation:
         self.since_s = wall_s()
         self._body.pace.change(is_slow=True)
         await self._body.release()
-        give_back()
+        self.give_back()
         self.given_back_mb = max(0.0, before_mb - pss_mb())
         self._why_awake = ""
         self._tell(self.summary())

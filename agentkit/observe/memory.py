@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-from typing import Final
-
-_LIBC: Final = None  #: of this process: whatever libc it runs with
+from collections.abc import Callable
+from functools import cache
 
 
 def give_back() -> None:
@@ -14,8 +13,15 @@ def give_back() -> None:
     What was there before a fork and was frozen (gc.freeze) is not looked at, so that its pages stay shared. A few milliseconds, and
     10 ms for each 100 MB that the garbage collector has to look at."""
     gc.collect()
-    import ctypes  # few processes need it before they sleep
-
-    trim = getattr(ctypes.CDLL(_LIBC), "malloc_trim", None)
+    trim = trimmer()
     if trim is not None:
         trim(0)
+
+
+@cache
+def trimmer() -> Callable[[int], object] | None:
+    """glibc's malloc_trim. A fork server asks once for all its children: importing ctypes costs each of them 0.3 MB."""
+    import ctypes
+
+    trim: Callable[[int], object] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return trim

@@ -65,6 +65,17 @@ def test_the_short_form_of_bench_roll_loses_no_call() -> None:
         assert row["calls"] > 100
 
 
+def test_the_short_form_of_bench_hibernate_gives_the_model_back() -> None:
+    (rows,) = run("bench_hibernate.py", "--only", "hooks").values()
+    hooks, reading = rows
+    assert hooks["agent"] == "hooks"
+    assert isinstance(hooks["awake MB"], float)
+    assert isinstance(hooks["asleep MB"], float)
+    assert hooks["awake MB"] > hooks["asleep MB"] + 40
+    assert None not in hooks.values()
+    assert reading["agent"] == "reading the file"
+
+
 def test_the_short_form_of_bench_supervise_fills_a_row() -> None:
     (rows,) = run("bench_supervise.py", "--only", "agentkit").values()
     (row,) = rows
