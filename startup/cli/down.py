@@ -68,8 +68,7 @@ def _run(arguments: argparse.Namespace, stack: ExitStack, began_s: float) -> int
     for info in found:
         places = Places.of(info.cluster, info.machine)
         killed += orphans.end(places)
-        for path in (places.node, places.control, places.notify, places.zygote):
-            path.unlink(missing_ok=True)
+        orphans.forget(places)
     killed += [pid for pids in ended.values() for pid in pids]
     elapsed_s = time.monotonic() - began_s
     machines = sorted({info.machine for info in found} | ended.keys())

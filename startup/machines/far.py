@@ -85,8 +85,7 @@ def _down(places: Places) -> None:
     from startup.machines import orphans
 
     killed = orphans.end(places)
-    for path in (places.node, places.control, places.notify, places.zygote):
-        path.unlink(missing_ok=True)
+    orphans.forget(places)
     _tell({"killed": killed})
 
 

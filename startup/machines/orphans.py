@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from startup.node import cgroups
 from startup.node.paths import Places
 
 #: Between SIGTERM and SIGKILL when no revision says how long an agent may take.
@@ -19,10 +20,16 @@ GRACE_S: Final = 10.0
 
 def processes_of(places: Places) -> set[int]:
     """Everything of ours that belongs to this run directory: agents by the AGENTKIT_NODE that they inherited, node and zygote
-    by the sockets that they listen on."""
+    by the sockets that they listen on, and what agents started by the cgroups that these were in."""
     mark = b"AGENTKIT_NODE=" + os.fsencode(places.control)
     inodes = {f"socket:[{inode}]" for inode in _listening(places)}
-    found = set()
+    found = {
+        pid
+        for base in cgroups.bases_of(places.run)
+        for cage in cgroups.folders_in(base)
+        for pid in cgroups.members(cage)
+    }
+    found.discard(os.getpid())  # an agent that ends its own cluster
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -89,4 +96,18 @@ def end(places: Places, *, grace_s: float = GRACE_S) -> list[int]:
                 os.kill(pid, signal.SIGKILL)
         wait_gone(pids, 5.0)
         ended += pids
+    cgroups.clear(places.run)
     return ended
+
+
+def forget(places: Places) -> None:
+    """Nobody finds a node there any more."""
+    for path in (places.node, places.control, places.notify, places.zygote):
+        path.unlink(missing_ok=True)
+    if places.doors.exists():
+        import shutil  # most have none
+
+        shutil.rmtree(places.doors)
+        for folder in places.doors.parents[:2]:
+            with suppress(OSError):  # other machines' are in it
+                folder.rmdir()

@@ -151,7 +151,7 @@ class Bounds:
         kept = {folder for held in self._held.values() for folder in (held.cage or {}).values()}
         cages: list[Cage] = []
         for base in self._bases():
-            folders = [folder for folder in _folders(base) if folder not in kept]
+            folders = [folder for folder in cgroups.folders_in(base) if folder not in kept]
             for folder in folders:
                 if left := cgroups.members(folder):
                     log.warning("bounds.leftovers", cage=folder.name, pids=left[:20], number=len(left))
@@ -168,7 +168,7 @@ class Bounds:
         for task in self._tasks:
             task.cancel()
         for base in self._bases():
-            for folder in _folders(base):
+            for folder in cgroups.folders_in(base):
                 cgroups.remove({"": folder})
             cgroups.remove({"": base})
 
@@ -233,29 +233,17 @@ class Bounds:
     # -- where cages are: another node of this machine may have been started from elsewhere, and has them there
 
     def _remember(self, bases: Iterable[Path]) -> None:
-        known = {str(base) for base in (*self._remembered(), *bases)}
+        known = {str(base) for base in (*cgroups.bases_of(self._places.run), *bases)}
         try:
-            write_atomically(self._places.run / "cgroups", "\n".join(sorted(known)).encode(), durable=False)
+            write_atomically(self._places.run / cgroups.BASES, "\n".join(sorted(known)).encode(), durable=False)
         except (
             OSError
         ) as exc:  # a full disk: what this node leaves, the next finds only if it starts from the same cgroup
             log.warning("bounds.not_remembered", error=str(exc))
 
     def _bases(self) -> set[Path]:
-        return {*self._remembered(), *(self._cgroups.bases() if self._cgroups is not None else ())}
-
-    def _remembered(self) -> list[Path]:
-        with suppress(OSError):
-            lines = (self._places.run / "cgroups").read_text().splitlines()
-            return [path for line in lines if (path := Path(line)).name.startswith(PREFIX) and path.is_dir()]
-        return []
-
-
-def _folders(base: Path) -> list[Path]:
-    try:
-        return [folder for folder in base.iterdir() if folder.is_dir()]
-    except OSError:
-        return []
+        own = self._cgroups.bases() if self._cgroups is not None else ()
+        return {*cgroups.bases_of(self._places.run), *own}
 
 
 def choose(name: str, environ: Mapping[str, str] = os.environ) -> tuple[Cgroups | None, str]:

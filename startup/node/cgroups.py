@@ -7,12 +7,16 @@ import signal
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from startup.plan.limits import Limits, Usage
+if TYPE_CHECKING:  # commands look here for what a dead node left, and start in less time than that takes
+    from startup.plan.limits import Limits, Usage
 
 #: How the names of folders begin that are ours.
 PREFIX: Final = "agentkit."
+
+#: File in a run directory: bases, one on each line.
+BASES: Final = "cgroups"
 
 #: Controller -> folder of one process and all below it; version 2 has one hierarchy, called "".
 Cage = Mapping[str, Path]
@@ -121,6 +125,27 @@ def remove(cage: Cage) -> bool:
         except OSError:
             is_gone = False
     return is_gone
+
+
+def bases_of(run: Path) -> list[Path]:
+    """Where nodes of this run directory had cages, wherever they were started from, as far as it is still there."""
+    bases = (Path(line) for line in _text(run / BASES).splitlines())
+    return [base for base in bases if base.name.startswith(PREFIX) and base.is_dir()]
+
+
+def folders_in(base: Path) -> list[Path]:
+    """Its cages, those of one controller."""
+    try:
+        return [folder for folder in base.iterdir() if folder.is_dir()]
+    except OSError:
+        return []
+
+
+def clear(run: Path) -> None:
+    """Removes cages and bases in which nothing lives any more; for a machine without a node."""
+    for base in bases_of(run):
+        for folder in (*folders_in(base), base):
+            remove({"": folder})
 
 
 def _text(path: Path | str) -> str:

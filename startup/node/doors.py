@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from agentkit.observe.log import get_logger
-from startup.node.paths import MAX_SOCKET_PATH_BYTES, Places
+from startup.node.paths import MAX_SOCKET_PATH_BYTES, OTHER_USERS, Places
 from startup.spec.fleet import AgentSpec
 from startup.spec.users import User, UserTrouble, user_of
 
 log = get_logger("node.doors")
 
-#: Below the run root and the state root: no cluster has a name that begins with a dot.
-_FOLDER: Final = ".users"
 #: To pass through, not to look around.
 _PASSABLE: Final = 0o711
 #: Sockets that agents speak to: control, notifications, events (transport.pubsub.Endpoints).
@@ -95,12 +93,11 @@ class Doors:
 
     def door(self, user: User) -> Path:
         """One for each group that it may run with."""
-        places = self._places
-        return places.run.parent.parent / _FOLDER / places.cluster / places.machine / f"{user.uid}-{user.gid}"
+        return self._places.doors / f"{user.uid}-{user.gid}"
 
     def data(self, instance: str) -> Path:
         places = self._places
-        return places.state.parent.parent / _FOLDER / places.cluster / places.machine / instance
+        return places.state.parent.parent / OTHER_USERS / places.cluster / places.machine / instance
 
     def _passable(self, root: Path, last: Path) -> None:
         """From `root`, which is ours, down to `last`."""

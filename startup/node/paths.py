@@ -23,6 +23,8 @@ STATE_DIR_VARIABLE: Final = "AGENTKIT_STATE_DIR"
 
 #: Bytes of a unix socket's path that the kernel takes, the final NUL not counted (unix(7): sun_path is 108).
 MAX_SOCKET_PATH_BYTES: Final = 107
+#: Below the run root and the state root; no cluster has a name that begins with a dot.
+OTHER_USERS: Final = ".users"
 _LONGEST_SOCKET_NAME: Final = "zygote.sock"
 
 
@@ -57,6 +59,11 @@ class Places:
     @property
     def notify(self) -> Path:
         return self.run / "notify.sock"
+
+    @property
+    def doors(self) -> Path:
+        """For agents of other users (doors.py): this folder lies beside what is closed to them."""
+        return self.run.parent.parent / OTHER_USERS / self.cluster / self.machine
 
     @property
     def zygote(self) -> Path:

@@ -296,6 +296,21 @@ def test_what_a_dead_node_left_in_cgroups_is_ended_by_the_next(fleet: Scratch, i
     until(lambda: not any(folder.exists() for folder in held))
 
 
+def test_down_ends_what_a_dead_node_left_in_cgroups(fleet: Scratch, in_cgroups: None) -> None:
+    start(fleet)
+    stray = fleet.call("Culprit", "daemonise")
+    held = [folder for folder in cages(fleet) if folder.name.startswith("Culprit")]
+    rows = fleet.rows()
+    pids = [fleet.zygote_pid(), fleet.node_pid(), *(int(row.pid or 0) for row in rows.values())]
+    for pid in pids:
+        os.kill(pid, 9)
+    until(lambda: not any(map(is_alive, pids)))
+    assert is_alive(stray)
+    assert fleet.run("down").code == 0
+    assert not is_alive(stray)
+    assert not any(folder.exists() or folder.parent.exists() for folder in held)
+
+
 def test_an_adopted_agent_is_still_held(fleet: Scratch, in_cgroups: None) -> None:
     start(fleet, memory="96Mi")
     node, before = fleet.node_pid(), fleet.rows()["Culprit"]

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from startup.node import cgroups, rlimits
+from startup.node import cgroup2, cgroups, rlimits
 from startup.node.bounds import VARIABLE, choose, foreseen
 from startup.node.cgroup1 import Cgroup1
 from startup.node.cgroup2 import Cgroup2
 from startup.plan.limits import Limits, Usage
+from startup.spec.users import user_problem
 
 MIB = 2**20
 ALL = Limits(memory_bytes=64 * MIB, request_bytes=32 * MIB, cpu=0.5, pids=99)
@@ -261,3 +262,122 @@ def test_version_2_finds_and_lets_go_of_processes_even_without_controllers() -> 
         assert cgroups.remove(cage)
     finally:
         base.rmdir()
+
+
+class Hierarchy:
+    """A folder that looks like a cgroup v2 mount, with us in `path`."""
+
+    def __init__(self, folder: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.top = folder
+        monkeypatch.setattr(cgroup2, "mounts", lambda: [cgroups.Mount(folder, "/", frozenset())])
+        monkeypatch.setattr(cgroup2, "own_paths", lambda: {"": path})
+
+    def cgroup(self, path: str, *, is_root: bool = False, controllers: str = "cpu memory pids") -> Path:
+        folder = self.top / path
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in {"cgroup.controllers": controllers, "cgroup.subtree_control": "", "cgroup.procs": ""}.items():
+            (folder / name).write_text(text)
+        if not is_root:
+            (folder / "cgroup.type").write_text("domain")
+        return folder
+
+
+ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="about what root may")
+
+
+@ONLY_ROOT
+def test_the_top_of_a_containers_own_hierarchy_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hierarchy = Hierarchy(tmp_path, "/", monkeypatch)
+    top = hierarchy.cgroup("")
+    base = hierarchy.cgroup("agentkit.c.m")
+    found = Cgroup2.open("agentkit.c.m")
+    assert found.bases() == [base]
+    assert found.holds == ("memory", "cpu", "pids")
+    for folder in (top, base):
+        assert (folder / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
+    assert (top / cgroup2.LEAF).is_dir()
+
+
+@ONLY_ROOT
+@pytest.mark.parametrize("path", ["/user.slice/session-3.scope", "/system.slice/fleet.service"])
+def test_root_of_the_whole_machine_goes_to_the_top_where_its_own_cgroup_is_not_its_to_divide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    hierarchy = Hierarchy(tmp_path, path, monkeypatch)
+    hierarchy.cgroup("", is_root=True)
+    own = hierarchy.cgroup(path[1:])
+    assert Cgroup2.foreseen() == tmp_path
+    hierarchy.cgroup("agentkit.c.m")
+    assert Cgroup2.open("agentkit.c.m").bases() == [tmp_path / "agentkit.c.m"]
+    assert not (own / cgroup2.LEAF).exists()
+
+
+@ONLY_ROOT
+def test_a_cgroup_that_nobody_gave_us_is_left_alone_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hierarchy = Hierarchy(tmp_path, "/user.slice/session-3.scope", monkeypatch)
+    hierarchy.cgroup("")
+    hierarchy.cgroup("user.slice/session-3.scope")
+    with pytest.raises(cgroups.Unavailable, match=r"session-3\.scope is not delegated to us; run the node as a unit"):
+        Cgroup2.open("agentkit.c.m")
+
+
+@ONLY_ROOT
+def test_a_hierarchy_whose_controllers_are_elsewhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hierarchy = Hierarchy(tmp_path, "/", monkeypatch)
+    hierarchy.cgroup("", is_root=True, controllers="hugetlb")
+    with pytest.raises(cgroups.Unavailable, match="has no `pids` controller, but hugetlb"):
+        Cgroup2.open("agentkit.c.m")
+
+
+@pytest.mark.process
+def test_processes_of_a_delegated_folder_move_to_its_leaf() -> None:
+    mount = next((found for found in cgroups.mounts() if not found.controllers), None)
+    own = mount and cgroups.folder_of(mount, cgroups.own_paths().get("", "/"))
+    if own is None or not os.access(own, os.W_OK):
+        pytest.skip("no cgroup v2 that we may write to")
+    base = own / f"{cgroups.PREFIX}leaf.{os.getpid()}"
+    base.mkdir()
+    leaf = base / cgroup2.LEAF
+    try:
+        with subprocess.Popen(
+            ["sh", "-c", f"echo $$ > {base}/cgroup.procs; echo in; exec sleep 300"], stdout=subprocess.PIPE
+        ) as shell:
+            assert shell.stdout is not None
+            assert shell.stdout.readline() == b"in\n"
+            cgroup2._move_into_leaf(base)
+            assert not cgroups.members(base)
+            assert shell.pid in cgroups.members(leaf)
+            shell.kill()
+        while cgroups.members(leaf):
+            pass
+    finally:
+        leaf.rmdir()
+        base.rmdir()
+
+
+@pytest.mark.process
+@ONLY_ROOT
+def test_who_was_given_no_part_of_any_hierarchy_gets_rlimits_and_is_told_why() -> None:
+    def look() -> str:
+        os.setresuid(54321, 54321, 54321)
+        return "|".join(foreseen({}))
+
+    kind, _, why = in_child(look).partition("|")
+    assert kind == "rlimits"
+    assert "cgroup v1" in why
+    assert "cgroup v2" in why
+
+
+@pytest.mark.process
+@ONLY_ROOT
+def test_only_root_starts_agents_as_other_users() -> None:
+    def ask() -> str:
+        os.setresuid(54321, 54321, 54321)
+        return user_problem("nobody")
+
+    assert in_child(ask).startswith("only root starts agents as other users, this is uid 54321")
+    assert user_problem("nobody") == ""
+    assert user_problem("nobody:no_such_group").startswith("this machine knows no group `no_such_group`")
+    assert user_problem("root").startswith("`root` is root")
