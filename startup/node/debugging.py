@@ -26,7 +26,7 @@ MAX_SECONDS: Final = 60.0
 #: Working on what it has seen takes an agent some time, too, in seconds.
 WORKS_S: Final = 20.0
 #: How long stacks in the log are waited for, in seconds: faulthandler writes them at once, if the kernel lets it.
-WRITTEN_WITHIN_S: Final = 3.0
+WRITTEN_WITHIN_S: Final = 5.0
 _LOOK_S: Final = 0.05
 #: Most of the log that is read, in bytes.
 MAX_BYTES: Final = 256 * 1024

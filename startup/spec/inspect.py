@@ -165,7 +165,14 @@ def _judged(module: ModuleType, order: Order, asked: Sequence[Asked]) -> Verdict
         for number, one in enumerate(asked)
         if (found := [*_config_errors(cls, one.get("config", {})), *_method_errors(cls, one.get("methods", {}))])
     }
-    return Verdict(kind="agent", cls=cls.__name__, errors=errors, methods=sorted(cls.methods), doubts=doubts)
+    return Verdict(
+        kind="agent",
+        cls=cls.__name__,
+        errors=errors,
+        methods=sorted(cls.methods),
+        keeps_state=cls.keeps_state,
+        doubts=doubts,
+    )
 
 
 def _method_errors(cls: Any, said: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -24,7 +24,7 @@ from startup.spec.verdict import Asked, Order, Verdict
 #: For all orders together, in seconds; what was not looked at by then is `not checked here`.
 TIMEOUT_S: Final = 20.0
 #: Of what is looked for: a higher number, and verdicts of before are asked for again.
-_FORM: Final = 2
+_FORM: Final = 3
 
 Questions = Mapping[Order, Sequence[Asked]]
 

@@ -55,6 +55,7 @@ class Verdict:
     line: int | None = None  #: of the file, where it does not compile or raises
     errors: Mapping[int, Sequence[tuple[str, str, str]]] = field(default_factory=dict)
     methods: Sequence[str] = ()  #: that can be called
+    keeps_state: bool = False  #: it has a State
     doubts: Sequence[str] = ()  #: what is odd about the class, a line each: it runs all the same
 
     def to_wire(self) -> dict[str, Any]:

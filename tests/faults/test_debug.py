@@ -66,7 +66,19 @@ def up(fleet: Scratch, *, wait: bool = True) -> None:
 
 
 def debug(fleet: Scratch, *words: str) -> dict[str, Any]:
-    result = fleet.run("debug", "A", *words, "--json")
+    """What the agent itself answers, as soon as it does: on a busy machine it may seem stuck for a moment."""
+
+    def asked() -> dict[str, Any] | None:
+        result = fleet.run("debug", "A", *words, "--json")
+        answer: dict[str, Any] = json.loads(result.out)
+        assert result.code == 0 or answer["error"]["code"] == "silent", result.err
+        return answer if answer.get("from") == "agent" else None
+
+    return dict(until(asked))
+
+
+def stacks_in_log(fleet: Scratch) -> dict[str, Any]:
+    result = fleet.run("debug", "A", "stacks", "--json")
     assert result.code == 0, result.err
     return dict(json.loads(result.out))
 
@@ -103,7 +115,6 @@ def test_a_running_agent_is_looked_into_and_goes_on(fleet: Scratch) -> None:
             )
         )
         seen = debug(fleet, "stacks")
-        assert seen["from"] == "agent"
         waiting = next(task for task in seen["tasks"] if "wait_for_file" in task["for"])
         assert "Busy.wait_for_file" in functions(waiting["frames"])
         assert waiting["age_s"] is not None
@@ -112,11 +123,10 @@ def test_a_running_agent_is_looked_into_and_goes_on(fleet: Scratch) -> None:
         blocked = next(it for it in seen["threads"] if "Busy.block_until_file" in functions(it["frames"]))
         assert (blocked["name"].startswith("handler"), blocked["age_s"] is not None) == (True, True)
         assert seen["others"], "ZeroMQ's threads"
-        shown = fleet.run("debug", "A", "stacks").out
-        assert "await asyncio.sleep(0.01)" in shown
-        assert "the agent itself" in fleet.run("debug", "A", "tasks").out
+        until(lambda: "await asyncio.sleep(0.01)" in fleet.run("debug", "A", "stacks").out)
+        until(lambda: "the agent itself" in fleet.run("debug", "A", "tasks").out)
 
-        heap = debug(fleet, "heap", "--seconds", "300ms")
+        heap = debug(fleet, "heap", "--seconds", "1s")
         assert any(it["type"] == "busy.Thing" and it["count"] > 10 for it in heap["types"])
         assert any(it["file"].endswith("busy.py") for it in heap["places"])
         assert "places" not in debug(fleet, "heap")
@@ -125,13 +135,13 @@ def test_a_running_agent_is_looked_into_and_goes_on(fleet: Scratch) -> None:
         collected = debug(fleet, "gc", "--collect")
         assert (collected["enabled"], collected["uncollectable"], len(collected["generations"])) == (True, 0, 3)
         assert collected["frozen"] > 10_000
-        assert "GENERATION" in fleet.run("debug", "A", "gc").out
+        until(lambda: "GENERATION" in fleet.run("debug", "A", "gc").out)
 
         slow = debug(fleet, "slow")
         nap = next(it for it in slow["methods"] if it["method"] == "nap")
         assert (nap["calls"], nap["max_s"] > 0.015, nap["p50_s"] >= 0.01) == (3, True, True)
         assert [it["outcome"] for it in slow["calls"] if it["method"] == "nap"] == ["ok"] * 3
-        assert "slowest calls of late" in fleet.run("debug", "A", "slow").out
+        until(lambda: "slowest calls of late" in fleet.run("debug", "A", "slow").out)
     finally:
         ended(fleet, *calls)
     row = fleet.rows()["A"]
@@ -144,7 +154,7 @@ def test_an_agent_whose_loop_is_stuck_still_shows_where(fleet: Scratch) -> None:
     call = begun(fleet, "hang_until_file")
     try:
         until((fleet.folder / "hangs").exists)
-        seen = debug(fleet, "stacks")
+        seen = stacks_in_log(fleet)
         assert seen["from"] == "log"
         assert "stuck" in seen["why"]
         assert any("in hang_until_file" in line and "busy.py" in line for line in seen["lines"])
@@ -153,7 +163,7 @@ def test_an_agent_whose_loop_is_stuck_still_shows_where(fleet: Scratch) -> None:
         assert "`agentkit debug A stacks` shows where it is" in refused.err
     finally:
         ended(fleet, call)
-    assert debug(fleet, "stacks")["from"] == "agent", "it goes on, and answers again"
+    debug(fleet, "stacks")  # it goes on, and answers again
     assert fleet.rows()["A"].pid == pid
 
 

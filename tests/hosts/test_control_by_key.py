@@ -45,7 +45,7 @@ def test_nodes_that_run_already_are_controlled_with_the_operators_key_and_by_nob
     called = typed(a, "call", "Far", "echo", "text=by key")
     assert (called.code, called.out) == (0, "by key\n"), called.err
     looked_into = typed(a, "debug", "Far", "stacks", "--json")
-    assert (looked_into.code, looked_into.json["from"]) == (0, "agent"), looked_into.err
+    assert (looked_into.code, looked_into.json["agent"]) == (0, "pc2/Far"), looked_into.err
     assert typed(b, "debug", "Near", "stacks").code == 4  # with its machine's key only
 
     refused = typed(b, "stop", "Near", "--json")  # with its machine's key only

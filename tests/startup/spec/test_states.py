@@ -11,16 +11,19 @@ from agentkit.settings import AgentSettings
 from startup.node.orders import environment
 from startup.node.paths import Places
 from startup.spec.load import load
-from startup.spec.resolve import REDIS_MODULE
+from startup.spec.resolve import REDIS_MODULE, STATE_MODULES
 
 URL = "redis://cache:6379/2"
 
 
-def loaded(tmp_path: Path, state: Any, defaults: Any = None) -> Any:
-    (tmp_path / "a.py").write_text("from agentkit import BaseAgent\nclass A(BaseAgent):\n    pass\n")
+def loaded(tmp_path: Path, state: Any, defaults: Any = None, cls: str = "B") -> Any:
+    (tmp_path / "a.py").write_text(
+        "from agentkit import AgentState, BaseAgent\nclass A(BaseAgent):\n    pass\n"
+        "class B(BaseAgent):\n    class State(AgentState):\n        n: int = 0\n"
+    )
     document = {
         "version": 1, "cluster": "c", "machines": {"m": {}}, "defaults": {"state": defaults} if defaults else {},
-        "agent_groups": {"core": {"A": {"agent": "a:A", **({"state": state} if state else {})}}},
+        "agent_groups": {"core": {"A": {"agent": f"a:{cls}", **({"state": state} if state else {})}}},
     }  # fmt: skip
     file = tmp_path / "fleet.yaml"
     file.write_text(json.dumps(document))
@@ -40,7 +43,12 @@ def test_without_a_word_it_is_sqlite_every_five_minutes_and_nothing_is_told(tmp_
     assert not [name for name in told if name.startswith("AGENTKIT_STATE") or name == "AGENTKIT_SECRETS"]
     settings = settings_of(tmp_path, found)
     assert (settings.state_store, settings.state_every_s) == ("sqlite", 300.0)
-    assert REDIS_MODULE not in found.fleet.preload
+
+
+def test_what_agents_with_a_state_need_is_imported_once_for_all_of_them(tmp_path: Path) -> None:
+    assert loaded(tmp_path, None, cls="A").fleet.preload == ()
+    assert loaded(tmp_path, None).fleet.preload == STATE_MODULES
+    assert loaded(tmp_path, {"store": "redis", "url": URL}).fleet.preload == (*STATE_MODULES, REDIS_MODULE)
 
 
 def test_defaults_and_an_agents_own_words_reach_it(tmp_path: Path) -> None:
@@ -49,7 +57,6 @@ def test_defaults_and_an_agents_own_words_reach_it(tmp_path: Path) -> None:
     assert (settings.state_store, settings.state_every_s) == ("redis", 30.0)
     assert settings.state_url is not None
     assert settings.state_url.env == "AGENTKIT_STATE_URL"
-    assert REDIS_MODULE in found.fleet.preload
 
 
 def test_an_address_that_is_a_secret_stays_a_reference_and_is_none_of_the_authors_secrets(tmp_path: Path) -> None:
