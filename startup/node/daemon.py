@@ -10,22 +10,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 import setproctitle
 import uvloop
 
 import startup.spec.wire  # noqa: F401 - takes 40 ms, and is needed as soon as a revision comes: imported in the boot process
-from agentkit.clock import SYSTEM_CLOCK
-from agentkit.directory.locate import NodeInfo
 from agentkit.observe import log as logs
 from agentkit.transport.context import close_context
 from agentkit.transport.notify import Notifier
-from startup.node import logfiles
+from startup.node.acting import Acting
 from startup.node.adoption import adopt
 from startup.node.attached import Attached
 from startup.node.configs import Configs
@@ -38,6 +34,7 @@ from startup.node.exits import Exit, ExitWatch, gone
 from startup.node.feeds import Feeds
 from startup.node.fence import Fence
 from startup.node.hands import Hands, Running
+from startup.node.hearing import Hearing
 from startup.node.itself import Itself
 from startup.node.key_words import KeyWords
 from startup.node.keys import NodeKeys
@@ -49,33 +46,25 @@ from startup.node.mesh_peer import MeshTimes
 from startup.node.notify import NotifyServer
 from startup.node.operations import Operations
 from startup.node.options import NodeOptions
-from startup.node.orders import machine_of, node_endpoint
 from startup.node.other_users import OtherUsers
 from startup.node.paths import Lock
 from startup.node.registry import Registry
 from startup.node.remote_control import RemoteControl
 from startup.node.rollbacks import Rollbacks
+from startup.node.rotation import Rotation
 from startup.node.senses import Senses
 from startup.node.store import Incarnations, Remembered, Revisions
 from startup.node.table import ClusterTable
 from startup.node.turns import Turns
 from startup.node.views import Views
 from startup.node.zygotes import ZygoteKeeper
-from startup.plan.phase import ALIVE, Phase
 from startup.plan.process import Process
 from startup.plan.reconcile import Reconciler
 from startup.plan.revision import Revision
 from startup.plan.row import AgentRow
-from startup.plan.rows import LOOPBACK, Place
 
 log = logs.get_logger("node")
 
-#: Log files are looked at for their size so often, in seconds.
-ROTATE_EVERY_S: Final = 15.0
-#: A node that is booted after `down` waits so long for an `up`, in seconds; then it ends as the old revision says.
-NEW_REVISION_WITHIN_S: Final = 30.0
-#: Rows of agents that the fleet does not have stay while these are their phases.
-_KEPT: Final = ALIVE | {Phase.HIBERNATED}
 #: How long the zygote may take to end, in seconds; after that it is left to itself.
 ZYGOTE_ENDS_WITHIN_S: Final = 3.0
 
@@ -109,7 +98,7 @@ async def _live(options: NodeOptions) -> int:
 
 
 class Node:
-    """The parts of one node. Implements operations.Owner and ears.Ears."""
+    """The parts of one node, and its life. Implements operations.Owner."""
 
     def __init__(self, options: NodeOptions, *, times: MeshTimes | None = None, random: Random | None = None) -> None:
         places = options.places
@@ -120,8 +109,7 @@ class Node:
         self._loop = loop
         self._random = random or Random()
         self._early_exits: list[Exit] | None = []
-        self._rotate_timer: asyncio.TimerHandle | None = None
-        self._reached: frozenset[str] = frozenset()  # machines that Consul shows agents of
+        self._rotation = Rotation(places.logs)
         self._remembering = Remembering()
         self._revisions = Revisions(places)
         self._remembered = Remembered(places)
@@ -147,25 +135,53 @@ class Node:
         self._exits = ExitWatch(self._on_exit)
         self._hands.on_lent = self._watch_exit
         self._senses = Senses(self.turns, self._hands, self._zygote)
-        self._mesh = Mesh(places, incarnations.take(), self, times)
-        self._fence = Fence(places, self.turns, self._revisions, self._mesh)
+        self._hearing = Hearing(places.machine, self.turns, self._table, self._revisions)
+        self._mesh = self._hearing.mesh = Mesh(places, incarnations.take(), self._hearing, times)
+        self._fence = self._hearing.fence = Fence(places, self.turns, self._revisions, self._mesh)
         self._mesh.keys = self._keys
-        self._rollbacks = Rollbacks(self._revisions, self._keys, self.accept, lambda: self.is_ending)
+        self._rollbacks = self._hearing.rollbacks = Rollbacks(
+            self._revisions, self._keys, self.accept, lambda: self.is_ending
+        )
         self.turns.on_failure = self._rollbacks.failed
         self._events = NodeEvents(places, self._mesh, self._revisions, self._keys)
         self._senses.on_events = self._events.told
-        self._key_words = KeyWords(self._keys, self._mesh, self._events)
+        self._key_words = self._hearing.key_words = KeyWords(self._keys, self._mesh, self._events)
         self._itself = Itself(options, self._revisions, self.turns, self._hands, self._zygote, self._events)
         self._views = Views(places.machine, self._itself, self._mesh)
         self._errors = ErrorDesk(places, partial(self._mesh.ask_others, within_s=OTHERS_S))
         self._rules = ErrorRules(places, self.turns, self._errors)
         self._errors.on_stored = self._rules.stored
         self._hands.bounds.on_refused = self._rules.report
-        self._registry = Registry(places.machine, self._table, on_sighted=self._see_others)
+        self._registry = self._hearing.registry = Registry(
+            places.machine, self._table, on_sighted=self._hearing.see_others
+        )
         self._hands.before_end = self._registry.leaving
         self._leaders = Leaders(places, incarnations, self._hands.looks_after)
         self._hands.on_left = self._leaders.ended
         self._configs = self._hands.configs = Configs(self.turns, places, self._hands.looks_after)
+        self._hearing.offer(
+            {
+                **self._key_words.answers,
+                "mesh.errors": self._errors.answer,
+                "mesh.claims": self._fence.answer,
+                **self._views.answers,
+            }
+        )
+        self._acting = Acting(
+            options,
+            self.turns,
+            self._revisions,
+            itself=self._itself,
+            mesh=self._mesh,
+            hearing=self._hearing,
+            keys=self._keys,
+            zygote=self._zygote,
+            fence=self._fence,
+            rules=self._rules,
+            registry=self._registry,
+            leaders=self._leaders,
+            configs=self._configs,
+        )
         feeds = Feeds(self._table)
         self._table.listen(self._tell_others)
         attached = Attached(self._hands)
@@ -211,10 +227,7 @@ class Node:
         self._notify = self._itself.notify = NotifyServer(places.notify, self._senses.hear, self._hands.doors.uids)
         inherited = await self._zygote.start()
         revision = self._revisions.current
-        if revision is not None:
-            self._keys.use(revision.fleet)  # Refused without them: a node does not listen where it can't tell who comes
-        self.turns.place = self._place(revision)
-        self._mesh.start(*self._address(revision))
+        self._acting.listen(revision)
         if revision is not None:
             remembered = self._remembered.load()
             found = adopt(
@@ -236,16 +249,16 @@ class Node:
             log.info("node.adopted", adopted=found.adopted, outlived=found.outlived, ended=found.ended)
             if revision.down and not (found.adopted or found.outlived):
                 # the cluster was taken down and is down: whoever boots this node is about to bring it up again
-                self._loop.call_later(NEW_REVISION_WITHIN_S, self._act_unless_newer, revision)
+                self._acting.act_later_on(revision)
             else:
-                self._act_on(revision)
+                self._acting.act_on(revision)
         self._early_exits = None
         self._remember_all()
         await self._server.start()
         self._hands.doors.renew()
-        self._write_info()
+        self._acting.write_info()
         self._mesh.discover()
-        self._rotate_later()
+        self._rotation.begin()
         log.info(
             "node.started",
             pid=os.getpid(),
@@ -268,8 +281,7 @@ class Node:
         await self._mesh.bye()
         self._remember_all()
         self._remembered.close()
-        if self._rotate_timer is not None:
-            self._rotate_timer.cancel()
+        self._rotation.close()
         await self._zygote.stop()
         self._rules.close()
         self._fence.close()
@@ -297,65 +309,11 @@ class Node:
     # -- operations.Owner
 
     def accept(self, revision: Revision, before: Revision | None, *, force_move: bool) -> None:
-        self._listen(revision)
-        self._fence.revised(before, revision, force_move=force_move)
-        self._act_on(revision)
-        self._write_info()
+        self._acting.accept(revision, before, force_move=force_move)
 
     def leave(self) -> None:
         self._core.leave()
         self.turns.soon()
-
-    # -- ears.Ears
-
-    def on_rows(self, machine: str, rows: list[AgentRow], *, generation: int, upto: int, is_all: bool) -> None:
-        changed = self._table.merge(machine, rows, generation=generation, upto=upto, is_all=is_all)
-        self._core.see_rows(changed, self.turns.now_s())
-        self._fence.rows_told([(row.id, row.phase) for row in changed])
-        self._forget_removed()
-        self.turns.soon()
-
-    def on_peers(self) -> None:
-        self._key_words.on_peers()
-        self._table.silence(self._mesh.circle.silent())
-        self._see_others()
-
-    def _see_others(self) -> None:
-        """Who answers is another now, or Consul has news of agents whose node does not."""
-        reached, now_s = self._registry.reached, self.turns.now_s()
-        if reached or self._reached:
-            self._core.see_rows([row for row in self._table.rows() if row.id.machine in reached | self._reached], now_s)
-            self._reached = reached
-        self._core.see_unreachable(self._mesh.circle.unreachable() - reached, now_s)
-        self._forget_removed()
-        self.turns.soon()
-
-    def on_revision(self, machine: str, number: int, digest: str) -> None:
-        self._core.see_revision(machine, number, self.turns.now_s())
-        self.turns.soon()
-        self._rollbacks.heard(machine, number, digest)
-        self._fence.heard(machine, (number, digest))
-
-    def own_rows(self) -> list[AgentRow]:
-        return self._table.of_machine(self.options.places.machine)
-
-    def own_upto(self) -> int:
-        return self._table.upto(self.options.places.machine)
-
-    def rows_digest(self, machine: str, generation: int | None = None) -> str | None:
-        return self._table.digest(machine, generation)
-
-    def own_revision(self) -> tuple[int, str]:
-        summary = self._revisions.summary()
-        return (summary["number"], summary["digest"]) if summary else (0, "")
-
-    def answers(self) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]:
-        return {
-            **self._key_words.answers,
-            "mesh.errors": self._errors.answer,
-            "mesh.claims": self._fence.answer,
-            **self._views.answers,
-        }
 
     def _tell_others(self, rows: list[AgentRow]) -> None:
         own = [row for row in rows if row.id.machine == self.options.places.machine]
@@ -363,58 +321,7 @@ class Node:
             self._mesh.copies.publish(own)
             self._registry.tell(own)
 
-    # -- parts
-
-    def _act_on(self, revision: Revision) -> None:
-        self.turns.place = self._place(revision)
-        self._zygote.preload(revision.fleet.preload)
-        self._rules.revised(revision)
-        self._core.desire(revision, self.turns.now_s())
-        self._mesh.pace(revision.fleet.mesh.suspect_s, revision.fleet.mesh.unreachable_s)
-        self._registry.revised(revision.fleet)
-        self._leaders.revised(revision.fleet)
-        self._configs.revised(revision.fleet)
-        self._mesh.expect({machine.name: node_endpoint(machine) for machine in revision.fleet.machines})
-        self._forget_removed()
-        self.turns.soon()
-
-    def _listen(self, revision: Revision) -> None:
-        """Where the revision says, if that is not where we do; a machine that the fleet no longer has stays where it is."""
-        if any(machine.name == self.options.places.machine for machine in revision.fleet.machines):
-            try:
-                self._mesh.listen(*self._address(revision))
-            except OSError as exc:
-                log.error("node.not_listening", address=self._address(revision), error=str(exc))
-
-    def _act_unless_newer(self, revision: Revision) -> None:
-        if self._revisions.current is revision:
-            self._act_on(revision)
-
-    def _forget_removed(self) -> None:
-        """Rows of agents that the fleet no longer has, on machines that don't tell of themselves any more."""
-        specs, told = self._core.desired.specs, {self.options.places.machine, *self._mesh.circle.speaking()}
-        rows = (row for row in self._table.rows() if row.id not in specs and row.id.machine not in told)
-        self._table.forget([row.id for row in rows if row.phase not in _KEPT])
-
-    def _place(self, revision: Revision | None) -> Place:
-        places = self.options.places
-        host = machine_of(revision.fleet, places.machine).host if revision else LOOPBACK
-        offset_s = SYSTEM_CLOCK.wall_s() - SYSTEM_CLOCK.now_s()
-        return Place(
-            host=host,
-            wall_offset_s=offset_s,
-            logs=str(places.logs),
-            is_encrypted=self._keys.encrypts(host),
-            encrypts_loopback=self._keys.encrypts(LOOPBACK),
-        )
-
-    def _address(self, revision: Revision | None) -> tuple[str, int | None]:
-        """Where this node listens for others: by the revision; before the first, by its own command line."""
-        if revision is None:
-            host = self.options.host or LOOPBACK
-            return (host if self._keys.use_before_revision(host) else LOOPBACK), self.options.node_port or None
-        machine = machine_of(revision.fleet, self.options.places.machine)
-        return machine.host, machine.node_port
+    # -- processes that end, sockets that are kept
 
     def _on_exit(self, exit: Exit) -> None:
         if self._early_exits is not None:
@@ -436,21 +343,7 @@ class Node:
         for id, fds in self._hands.sockets.all().items():
             self._zygote.keep(str(id), fds)
 
-    def _write_info(self) -> None:
-        places, facts = self.options.places, self._itself.facts()
-        info = NodeInfo(
-            cluster=places.cluster,
-            machine=places.machine,
-            pid=os.getpid(),
-            control=str(places.control),
-            mesh=self._mesh.endpoint,
-            file=facts["file"],
-            project_root=facts["project_root"],
-            started_s=facts["started_s"],
-        )
-        places.announce(info)
-
-    # -- what is remembered, and logs
+    # -- what is remembered
 
     def _remember(self, changed: tuple[Process, ...], removed: tuple[Process, ...]) -> None:
         left = {str(p.id): None for p in removed}
@@ -462,20 +355,3 @@ class Node:
 
     def _remember_all(self) -> None:
         self._remembered.begin(self._remembering.of(self._core.processes.values()))
-
-    def _rotate_later(self) -> None:
-        self._rotate_timer = self._loop.call_later(ROTATE_EVERY_S, self._rotate)
-
-    def _rotate(self) -> None:
-        """Sizes are looked at here (10 us each), copying is done on a thread."""
-        large = [path for path in self.options.places.logs.glob("*.log") if _size(path) > logfiles.MAX_BYTES]
-        if large:
-            self._loop.run_in_executor(None, lambda: [logfiles.rotate_if_large(path) for path in large])
-        self._rotate_later()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

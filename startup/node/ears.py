@@ -9,7 +9,7 @@ from startup.plan.row import AgentRow
 
 
 class Ears(Protocol):
-    """Who is told what other nodes say (daemon.Node)."""
+    """Who is told what other nodes say (hearing.Hearing)."""
 
     def on_rows(self, machine: str, rows: list[AgentRow], *, generation: int, upto: int, is_all: bool) -> None:
         """Rows of another machine, as of its version `upto`; all that there are, or those that have changed.
