@@ -126,13 +126,20 @@ def report(
     *,
     began: tuple[float, float],
     unreached: Sequence[Mapping[str, str]] = (),
+    more: Mapping[str, Any] | None = None,
 ) -> int:
-    """What came of it, as text or JSON; the exit code. `unreached`: machines that were not, already told as text."""
+    """What came of it, as text or JSON; the exit code. `unreached`: machines that were not, already told as text. `more`: for JSON."""
     elapsed_s = time.monotonic() - began[0]
     tails = log_tails(cluster, outcome.rows, aim.wanted)
     facts: dict[str, Any] = {"began_s": began[1], "elapsed_s": elapsed_s, "log_tails": tails}
     if arguments.json:
-        say_json({**document.up(aim.cluster, outcome.rows, aim.wanted, **facts), "unreached": list(unreached)})
+        say_json(
+            {
+                **document.up(aim.cluster, outcome.rows, aim.wanted, **facts),
+                "unreached": list(unreached),
+                **(more or {}),
+            }
+        )
     else:
         look: dict[str, Any] = {
             "width": width_of(sys.stdout),

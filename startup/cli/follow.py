@@ -36,6 +36,9 @@ _APART_S: Final = 0.05
 #: Lines of a failed agent's log that are shown.
 TAIL_LINES: Final = 12
 
+#: Rows in, lines that are worth keeping out.
+News = Callable[[Mapping[AgentId, AgentRow]], list[str]]
+
 End = Literal["decided", "timed-out", "overtaken", "lost", "halted", "undone"]
 
 
@@ -66,12 +69,17 @@ class Outcome:
         return exits.DONE if self.end == "decided" and self.verdict.state == "ready" else exits.FAILED
 
 
-def follow(watch: Watch, aim: Aim, *, began_s: float, timeout_s: float | None) -> Outcome:
-    """Until it is decided. `began_s`: monotonic, when the command began; `timeout_s` counts from there."""
+def _no_news(_: Mapping[AgentId, AgentRow]) -> list[str]:
+    return []
+
+
+def follow(watch: Watch, aim: Aim, *, began_s: float, timeout_s: float | None, news: News = _no_news) -> Outcome:
+    """Until it is decided. `began_s`: monotonic, when the command began; `timeout_s` counts from there. `news`: lines to leave behind,
+    asked whenever rows have come."""
     required_up_since_s: float | None = None
     looked_s = time.monotonic()
     with ExitStack() as stack:
-        show = _shower(stack, aim, began_s)
+        show = _shower(stack, aim, began_s, news)
         while True:
             now_s = time.monotonic()
             rows = _counted(watch.rows, aim)
@@ -183,13 +191,15 @@ def _taken_from_us(watch: Watch, aim: Aim) -> tuple[End, str] | None:
     return None
 
 
-def _shower(stack: ExitStack, aim: Aim, began_s: float) -> Callable[[Mapping[AgentId, AgentRow], float], float]:
+def _shower(
+    stack: ExitStack, aim: Aim, began_s: float, news: News
+) -> Callable[[Mapping[AgentId, AgentRow], float], float]:
     """A function that shows rows and returns how long that may stay as it is, in seconds."""
     if not is_terminal(sys.stderr):
         sparse = SparseLines()
 
         def lines(rows: Mapping[AgentId, AgentRow], now_s: float) -> float:
-            new = sparse.lines(rows, aim.wanted, elapsed_s=now_s - began_s)
+            new = news(rows) + sparse.lines(rows, aim.wanted, elapsed_s=now_s - began_s)
             if new:
                 note(new)
             return _TICK_S
@@ -199,6 +209,9 @@ def _shower(stack: ExitStack, aim: Aim, began_s: float) -> Callable[[Mapping[Age
     colour = has_colour(sys.stderr)
 
     def paint(rows: Mapping[AgentId, AgentRow], now_s: float) -> float:
+        if new := news(rows):
+            live.clear()
+            note(new)
         wait_s = live.wait_s(now_s)
         if wait_s > 0:
             return wait_s

@@ -1,6 +1,7 @@
 """Restart agents, only these; it also tries again what has failed, and does not count against the restart budget.
 
 agentkit restart TaskManager Analytics
+agentkit restart TaskManager --with-dependants    those that require it, directly or not, after it
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ import argparse
 import time
 
 from startup.cli import exits
-from startup.cli.change import RUN_ON, add_agents, current, left_out, wait_until_up
+from startup.cli.change import RUN_ON, add_agents, current, left_out, wait_until_up, with_dependants
 from startup.cli.cluster import Cluster
 from startup.cli.common import choose, note, say, say_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_agents(parser)
+    parser.add_argument(
+        "--with-dependants", action="store_true", help="restart those that require them too, directly or not"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -24,6 +28,11 @@ def run(arguments: argparse.Namespace) -> int:
     with Cluster.reach(arguments.cluster) as cluster:
         revision = current(cluster)
         ids = choose(arguments.agents, revision.fleet.ids())
+        if arguments.with_dependants:
+            named, fleet = set(ids), revision.fleet
+            above = with_dependants(fleet, ids)
+            runs = {spec.id for spec in fleet.agents if spec.enabled} - revision.stopped
+            ids = [id for id in fleet.ids() if id in named or (id in above and id in runs)]
         _, rows = cluster.status()
         before = {row.id: row.incarnation for row in rows if row.id in ids}
         unreached = left_out(cluster, {str(id.machine) for id in ids}, RUN_ON)

@@ -20,9 +20,10 @@ class Selection:
     agents: Sequence[str] = ()
     groups: Sequence[str] = ()
     without: Sequence[str] = ()  #: --except
+    until: str | None = None  #: the last phase
 
     def __bool__(self) -> bool:
-        return bool(self.agents or self.groups or self.without)
+        return bool(self.agents or self.groups or self.without or self.until)
 
     def of(self, fleet: Fleet) -> set[AgentId]:
         """The ids meant, with all that they require and without all that requires what is left out. ConfigError: unknown names."""
@@ -34,14 +35,29 @@ class Selection:
                 raise ConfigError(at="--group", got=group, want="a group of the file", fix=fix)
         chosen = set(choose(self.agents, everything)) | {spec.id for spec in fleet.agents if spec.group in self.groups}
         chosen = with_requirements(fleet, chosen) if self.agents or self.groups else everything
-        left_out = with_dependants(fleet, choose(self.without, everything))
+        left_out = with_dependants(fleet, [*choose(self.without, everything), *later(fleet, self.until)])
         needed = sorted(str(id) for id in set(choose(self.agents, everything)) & left_out)
         if needed:
             raise ConfigError(
-                at="--except", got=", ".join(self.without), want="nothing that the named agents require",
+                at="--until" if self.until else "--except", got=self.until or ", ".join(self.without),
+                want="nothing that the named agents require",
                 fix=f"{', '.join(needed)} can't start without it",
             )  # fmt: skip
         return chosen - left_out
+
+
+def later(fleet: Fleet, until: str | None) -> list[AgentId]:
+    """The agents of the phases behind `until`: a number, or a group. ConfigError when there is no such phase."""
+    if until is None:
+        return []
+    numbers = {str(number): number for number in range(1, len(fleet.phases) + 1)}
+    numbers |= {group: number for number, groups in enumerate(fleet.phases, 1) for group in groups}
+    if until not in numbers:
+        known = ", ".join(f"{number} ({'+'.join(groups)})" for number, groups in enumerate(fleet.phases, 1))
+        fix = f"phases of this file: {known}" if known else "the file has no `phases`"
+        raise ConfigError(at="--until", got=until, want="the number of a phase, or a group of it", fix=fix)
+    behind = {group for groups in fleet.phases[numbers[until] :] for group in groups}
+    return [spec.id for spec in fleet.agents if spec.group in behind]
 
 
 def next_revision(fleet: Fleet, selection: Selection, current: Revision | None) -> tuple[Revision, list[AgentId]]:

@@ -3,6 +3,7 @@
     agentkit up                                    configs/startup_config.yaml, then startup_config.yaml
     agentkit up fleet.yaml TaskManager             only this agent and what it requires; stops nothing
     agentkit up fleet.yaml --group core --except Vision
+    agentkit up fleet.yaml --until core            the phases up to that of `core`; a later `up` goes on
 
 Checks everything first: any error, and nothing is started (exit 2). Then starts the nodes that are missing, hands them
 the desired state and shows how far it is. Exit 0 when everything required is ready, 1 when something required can't
@@ -59,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="AGENT",
         help="not this agent, nor what requires it; may be repeated",
+    )
+    parser.add_argument(
+        "--until",
+        metavar="PHASE",
+        help="only the phases up to this one: its number, or a group of it; what is in later ones stays as it is",
     )
     parser.add_argument(
         "--timeout",
@@ -165,12 +171,15 @@ class _Up:
         from startup.cli.change import report
         from startup.cli.follow import Aim, follow
         from startup.cli.selection import Selection, next_revision
+        from startup.view.phases import PhaseLines, aims
 
         arguments = self._arguments
         summaries = {machine: hello["revision"] for machine, hello in cluster.ask_each("hello").items()}
         bases = {machine: int(summary["number"]) if summary else 0 for machine, summary in summaries.items()}
         current = self._running(cluster, summaries.values())
-        selection = Selection(agents=arguments.agents, groups=arguments.group, without=arguments.without)
+        selection = Selection(
+            agents=arguments.agents, groups=arguments.group, without=arguments.without, until=arguments.until
+        )
         revision, wanted = next_revision(fleet, selection, current)
         if current is not None:
             self._tell_difference(cluster, current, revision)
@@ -189,11 +198,14 @@ class _Up:
             unwanted=frozenset(current.fleet.ids() if current else ()) - set(specs),
             number=revision.number,
         )
+        phases = PhaseLines(aims(revision.fleet, wanted), self._began[1])
         with cluster.watch() as watch:
-            outcome = follow(watch, aim, began_s=self._began[0], timeout_s=arguments.timeout)
+            outcome = follow(watch, aim, began_s=self._began[0], timeout_s=arguments.timeout, news=phases.new)
+        note(phases.last(outcome.rows))
         self._dismiss(cluster, revision.fleet)
         unreached = self._unreached(cluster, revision.fleet)
-        return report(arguments, cluster, aim, outcome, began=self._began, unreached=unreached)
+        more = {"phases": phases.to_wire(outcome.rows)}
+        return report(arguments, cluster, aim, outcome, began=self._began, unreached=unreached, more=more)
 
     def _unreached(self, cluster: Cluster, fleet: Fleet) -> list[dict[str, str]]:
         """Machines without a node from the first, and those that were lost on the way; the latter are told here."""

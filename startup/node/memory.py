@@ -39,6 +39,7 @@ def facts_of(p: Process, digest: str, base: str = "") -> dict[str, Any]:
         "beside": _beside(p),
         "key": p.key,
         "state": dict(p.state),
+        "away": p.away,
         "deadline_s": p.deadline_s if p.phase in (Phase.BACKOFF, Phase.FAILED) else None,
     }
 
@@ -97,6 +98,7 @@ def process_of(facts: Mapping[str, Any], spec: AgentSpec) -> Process:
         traits=facts.get("traits", {}),
         key=facts.get("key", ""),
         state=facts.get("state", {}),
+        away=facts.get("away", ""),
         deadline_s=facts["deadline_s"],
         **{name: facts[name] for name in _PLAIN},
     )

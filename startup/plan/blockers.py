@@ -39,6 +39,8 @@ class Seen(Protocol):
     def because(self) -> str: ...
     @property
     def reason(self) -> str: ...
+    @property
+    def away(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +107,24 @@ def hopeless(dependency: Dependency, view: View) -> tuple[str, str] | None:
 
 
 def trouble(spec: AgentSpec, view: View) -> str:
-    """Why a ready agent is only degraded: its required dependencies that are gone for good. Does not spread upward."""
+    """Why a ready agent is only degraded: its required dependencies that are gone for good, or about to come again. Does not
+    spread upward. One that is replaced while it serves is neither."""
     return "; ".join(
-        cause[1]
+        cause
         for dependency in spec.dependencies
         if dependency.required and dependency.external is None and dependency.condition != "completed"
-        if (cause := hopeless(dependency, view))
+        if not _is_fulfilled(dependency, view)
+        if (cause := _lacks(dependency, view))
     )
+
+
+def _lacks(dependency: Dependency, view: View) -> str:
+    if found := hopeless(dependency, view):
+        return found[1]
+    for id in dependency.agents:
+        if away := view.see(id).away:
+            return f"{id.instance} restarting: {away}"
+    return ""
 
 
 def _is_fulfilled(dependency: Dependency, view: View) -> bool:

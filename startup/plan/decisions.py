@@ -17,6 +17,7 @@ from startup.plan.phase import ALIVE, Phase
 from startup.plan.process import Leaving, Process
 from startup.plan.rollout import Rolling
 from startup.plan.slots import Slots
+from startup.plan.strategies import cause, companions
 from startup.spec.fleet import AgentSpec
 
 _IDLE: Final = frozenset({Phase.PENDING, Phase.STOPPED})
@@ -65,6 +66,14 @@ class Decisions:
             self._consider_unwanted(p, why_not)
         else:
             self._consider_wanted(p, slots.desired.specs[id])
+
+    def take_along(self, id: AgentId) -> None:
+        """It failed and begins anew: so do those of this machine that its group's strategy says."""
+        slots = self._slots
+        for other in companions(id, slots.desired):
+            p = slots.processes.get(other)
+            if p is not None and not self.why_not(other):
+                slots.put(p, proc.restarted_with(p, cause(id, slots.desired), slots.now_s))
 
     # -- there is a process
 

@@ -26,7 +26,7 @@ from agentkit.names import AgentId, Incarnation
 from startup.plan.actions import Abort, Action, CloseListeners, Fork, Kill, OpenListeners, ProbeReady, Terminate
 from startup.plan.phase import ALIVE, COMING_UP, GOING, Health, Phase
 from startup.plan.row import Stamps
-from startup.plan.words import describe_exit, in_words
+from startup.plan.words import as_cause, describe_exit, in_words
 from startup.spec.fleet import AgentSpec, AgentTarget
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Process:
     restarts: int = 0  #: by the budget, since the slot is wanted
     last_exit: str = ""
     last_error: str = ""
+    away: str = ""  #: it was up, is not, and shall come again: why
     excuse: str = ""  #: what it, or we, said of its failing, before it was gone
     status_text: str = ""
     timeouts_s: Mapping[str, float] = field(default_factory=dict)
@@ -141,7 +142,9 @@ def runs(p: Process, spec: AgentSpec) -> bool:
 
 def wanted(p: Process, now_s: float) -> Outcome:
     """It shall run: hold its ports from now on, so that nobody takes them while it waits."""
-    p = _to(p, Phase.WAITING, now_s, **_BLANK, failures=(), streak=0, restarts=0, stamps=Stamps(wanted_s=now_s))
+    p = _to(
+        p, Phase.WAITING, now_s, **_BLANK, failures=(), streak=0, restarts=0, away="", stamps=Stamps(wanted_s=now_s)
+    )
     return p, [OpenListeners(p.id)]
 
 
@@ -236,7 +239,7 @@ def ready(
     # an agent's runtime feeds the watchdog by itself, so it is expected to from here on; a program only once it did
     fed_s = now_s if isinstance(p.spec.target, AgentTarget) else p.fed_s
     stamps = replace(p.stamps, ready_s=now_s)
-    p = _to(p, Phase.READY, now_s, stamps=stamps, timeouts_s=told_s, traits=told, fed_s=fed_s)
+    p = _to(p, Phase.READY, now_s, stamps=stamps, timeouts_s=told_s, traits=told, fed_s=fed_s, away="")
     return replace(p, deadline_s=_watchdog_deadline_s(p))
 
 
@@ -276,6 +279,14 @@ def restarted_by_rule(p: Process, why: str, now_s: float) -> Outcome:
     return replace(p, failures=(*recent, now_s), restarts=p.restarts + 1, last_error=why), actions
 
 
+def restarted_with(p: Process, cause: str, now_s: float) -> Outcome:
+    """It begins anew because another agent does (strategies.py); what goes, or is not there, is left alone. No failure of its own."""
+    if p.phase not in ALIVE or p.phase in GOING:
+        return p, []
+    p, actions = stop(p, now_s, Leaving.RESTART)
+    return replace(p, away=cause, reason=f"restarted {cause}"), actions
+
+
 def quarantined(p: Process, why: str, now_s: float) -> Outcome:
     """Out of service until an operator starts it: stopped gracefully, then `failed` without another attempt."""
     if p.phase in ALIVE:
@@ -293,7 +304,16 @@ def over_limit(p: Process, why: str, now_s: float) -> Outcome:
     """It uses more than it may: killed, and started again within its budget. One that goes anyway has its grace period."""
     if p.phase not in ALIVE or p.phase in GOING:
         return p, []
-    p = _to(p, Phase.STOPPING, now_s, leaving=Leaving.LIMIT, deadline_s=now_s + KILL_AGAIN_S, excuse=why, reason=why)
+    p = _to(
+        p,
+        Phase.STOPPING,
+        now_s,
+        leaving=Leaving.LIMIT,
+        deadline_s=now_s + KILL_AGAIN_S,
+        excuse=why,
+        reason=why,
+        away=why,
+    )
     return p, [Kill(p.id, p.incarnation)] if p.pid is not None else []
 
 
@@ -312,6 +332,8 @@ def exited(p: Process, code: int | None, now_s: float, random: Random, *, over: 
     how = describe_exit(code)
     if p.leaving not in ASKED and p.leaving is not Leaving.NO:
         how = f"{p.leaving.value} ({how})"
+    elif p.away and p.leaving is Leaving.RESTART:
+        how = f"restarted {p.away} ({how})"
     p = replace(p, last_exit=f"{how} after {in_words(lived_s)}", pid=None)
     if p.leaving in ASKED:
         return _left(p, now_s)
@@ -352,17 +374,19 @@ def due(p: Process, now_s: float) -> Outcome:
 def _left(p: Process, now_s: float) -> Outcome:
     """It is gone as we asked."""
     if p.leaving is Leaving.RESTART:
-        return _to(p, Phase.WAITING, now_s, **_BLANK, stamps=Stamps(wanted_s=now_s)), [OpenListeners(p.id)]
+        # what the others of its group are restarted for is said while it waits, too
+        facts = {**_BLANK, "reason": f"restarted {p.away}" if p.away else "", "away": p.away or "stopped to begin anew"}
+        return _to(p, Phase.WAITING, now_s, **facts, stamps=Stamps(wanted_s=now_s)), [OpenListeners(p.id)]
     if p.leaving is Leaving.QUARANTINE:
         return _to(p, Phase.FAILED, now_s, because="", waiting_for=()), [CloseListeners(p.id)]
-    return _to(p, Phase.STOPPED, now_s, **_BLANK), [CloseListeners(p.id)]
+    return _to(p, Phase.STOPPED, now_s, **_BLANK, away=""), [CloseListeners(p.id)]
 
 
 def _failed(p: Process, reason: str, now_s: float, random: Random) -> Outcome:
     """Spend the budget: at once after a stable period, then slower, then not for a long time."""
-    p = replace(p, last_error=reason)
     policy = p.spec.restart
     ready_s = p.stamps.ready_s
+    p = replace(p, last_error=reason, away=as_cause(reason))
     was_stable = ready_s is not None and now_s - ready_s >= policy.stable_after_s
     streak = 1 if was_stable else p.streak + 1
     recent = tuple(at_s for at_s in p.failures if at_s > now_s - policy.window_s)
@@ -382,9 +406,9 @@ def _failed(p: Process, reason: str, now_s: float, random: Random) -> Outcome:
 
 
 def _abort(p: Process, now_s: float, why: Leaving) -> Outcome:
-    return _to(p, Phase.STOPPING, now_s, leaving=why, deadline_s=now_s + ABORT_GRACE_S, reason=p.excuse), [
-        Abort(p.id, p.incarnation)
-    ]
+    return _to(
+        p, Phase.STOPPING, now_s, leaving=why, deadline_s=now_s + ABORT_GRACE_S, reason=p.excuse, away=p.excuse
+    ), [Abort(p.id, p.incarnation)]
 
 
 def _watchdog_deadline_s(p: Process) -> float | None:

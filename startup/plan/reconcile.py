@@ -225,7 +225,12 @@ class Reconciler:
                 slots.put(p, swap.due(p, now_s))
         rolling = self._decisions.rolling
         rolling.advance()
-        while slots.dirty:
+        while slots.dirty or slots.begun_anew:
+            for id in tuple(slots.begun_anew):
+                del slots.begun_anew[id]
+                self._decisions.take_along(id)
+            if not slots.dirty:
+                break
             id = next(iter(slots.dirty))
             del slots.dirty[id]
             self._decisions.consider(id)

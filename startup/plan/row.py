@@ -57,6 +57,7 @@ class AgentRow:
     restarts: int = 0
     last_exit: str = ""  #: "exit 1", "signal SIGKILL", "watchdog", ... with its time in words
     last_error: str = ""
+    away: str = ""  #: it was up, is not, and shall come again: why
     predecessor: Incarnation = Incarnation(0)  #: of the process that drains beside this one
     roll: str = ""  #: two processes are there, or soon will be: what the other one does
     is_replaced: bool = False  #: another process shall take its place and does not serve yet

@@ -73,6 +73,7 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
         restarts=p.restarts,
         last_exit=p.last_exit,
         last_error=p.last_error,
+        away=p.away,
         predecessor=predecessor_of(p),
         roll=in_words(p) or ("takes its changed config" if p.offered is not None else ""),
         is_replaced=is_replaced(p) or p.offered is not None,

@@ -33,6 +33,7 @@ class _Unseen:
     phase: Phase
     because: str = ""
     reason: str = ""
+    away: str = ""
 
 
 _NOT_YET: Final = _Unseen(Phase.PENDING)
@@ -49,6 +50,7 @@ class Slots:
         self.dirty: dict[AgentId, None] = {}  #: to be considered; ordered, so that steps are the same in every run
         self.changed: set[AgentId] = set()
         self.removed: list[Process] = []
+        self.begun_anew: dict[AgentId, None] = {}  #: that failed and begin anew: others may have to come with them
         self.actions: list[Action] = []
         self.timers = Timers()
         self._remote: dict[AgentId, AgentRow] = {}
@@ -108,8 +110,10 @@ class Slots:
     def see_rows(self, rows: Iterable[AgentRow]) -> None:
         """Rows of agents on other machines."""
         for row in rows:
-            before = self._phase(row.id)
+            before, known = self._phase(row.id), self._remote.get(row.id)
             self._remote[row.id] = row
+            if known is not None and _has_begun_anew(known, row):
+                self.begun_anew[row.id] = None
             self._moved(row.id, before, self._phase(row.id))
 
     def see_unreachable(self, machines: frozenset[str]) -> None:
@@ -131,6 +135,8 @@ class Slots:
         self.processes[after.id] = after
         self.changed.add(after.id)
         self.timers.changed(before, after)
+        if before is not None and after.restarts > before.restarts and after.phase is Phase.WAITING:
+            self.begun_anew[after.id] = None
         if after.swap is not None or (before is not None and before.swap is not None):
             self._swapped(before, after)
         if before is None or before.phase is not after.phase:
@@ -168,3 +174,9 @@ class Slots:
         if before in ALIVE and after not in ALIVE and spec is not None:
             self.look_at(below for dep in spec.dependencies for below in dep.agents if below in self.processes)
         self.look_at(later for later in self.barriers.moved(id, after) if later.machine == self.machine)
+
+
+def _has_begun_anew(before: AgentRow, after: AgentRow) -> bool:
+    """By its budget, and not as one that a rule has replaced while it serves."""
+    goes_on = after.phase is Phase.READY and after.incarnation == before.incarnation
+    return after.restarts > before.restarts and not goes_on

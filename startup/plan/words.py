@@ -24,3 +24,8 @@ def in_words(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def as_cause(reason: str) -> str:
+    """`signal SIGKILL`, which describe_exit says, as what happened to somebody else: `killed by SIGKILL`."""
+    return f"killed by {reason.removeprefix('signal ')}" if reason.startswith("signal ") else reason

@@ -152,6 +152,16 @@ def _phases(resolved: Resolved) -> Iterator[Problem]:
                 )
 
 
+def _strategies(resolved: Resolved) -> Iterator[Problem]:
+    groups = list(dict.fromkeys(spec.group for spec in resolved.fleet.agents))
+    for group in resolved.fleet.restart_strategies:
+        if group not in groups:
+            place = str(resolved.settings.place_of("restart_strategies", group))
+            found, want = f"the group `{group}`", f"one of {', '.join(groups)}"
+            fix = did_you_mean(group, groups)
+            yield Problem(check="unknown-group", place=place, at="restart_strategies", found=found, want=want, fix=fix)
+
+
 def _machines(resolved: Resolved) -> Iterator[Problem]:
     used = {spec.machine for spec in resolved.fleet.agents}
     for machine in resolved.fleet.machines:
@@ -259,7 +269,7 @@ def _preload(resolved: Resolved) -> Iterator[Problem]:
 
 #: In the order in which their findings are shown.
 CHECKS: Final[tuple[Check, ...]] = (
-    _cycles, _dependencies, _names, port_problems, _phases, _machines, _programs, _preload, pool_problems,
+    _cycles, _dependencies, _names, port_problems, _phases, _strategies, _machines, _programs, _preload, pool_problems,
     unserved, state_problems,
 )  # fmt: skip
 

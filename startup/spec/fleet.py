@@ -22,6 +22,7 @@ FOLLOWED: Final = frozenset(
 
 Condition = Literal["healthy", "started", "completed"]
 RestartMode = Literal["on-failure", "always", "never"]
+RestartStrategy = Literal["one", "rest-for-one", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,6 +292,7 @@ class Fleet:
     port_ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)  #: class -> first and last port
     forbidden_ports: tuple[int, ...] = ()
     phases: tuple[tuple[str, ...], ...] = ()  #: barriers between groups (by group name), in order
+    restart_strategies: Mapping[str, RestartStrategy] = field(default_factory=dict)  #: by group; left out: `one`
 
     @property
     def needs_keys(self) -> bool:

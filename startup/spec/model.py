@@ -328,6 +328,11 @@ class FileModel(Model):
         default_factory=list,
         description="Groups in the order in which they come up; each is ready before the next starts.",
     )
+    restart_strategies: dict[Name, Literal["one", "rest-for-one", "all"]] = Field(
+        default_factory=dict,
+        description="Group -> who is restarted with one of it that failed: one (nobody else), rest-for-one (those of the group that"
+        " depend on it) or all (of the group).",
+    )
     external: dict[Name, ExternalModel] = Field(
         default_factory=dict, description="Things that agents depend on but that are not started here."
     )

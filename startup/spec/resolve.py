@@ -142,6 +142,7 @@ def resolved(
         port_ranges={name: (wanted.first, wanted.last) for name, wanted in ranges.items()},
         forbidden_ports=tuple(file.forbidden_ports),
         phases=tuple(tuple(groups) for groups in file.phases),
+        restart_strategies=dict(file.restart_strategies),
     )
     if fleet.needs_keys:
         fleet = replace(fleet, preload=(*fleet.preload, KEYS_MODULE))

@@ -139,3 +139,40 @@ def test_a_difference_names_each_agent_once() -> None:
 
 def test_nothing_to_do_is_said() -> None:
     assert list(diff_lines(difference(FLEET, (), FLEET, (), {}))) == ["nothing changes: 5 agents stay as they are"]
+
+
+def a_phased_fleet() -> Fleet:
+    agents = (
+        a_spec("A"),
+        a_spec("B", "A", group="perf"),
+        a_spec("C", group="late"),
+        a_spec("Free", group="free"),
+        a_spec("NeedsC", "C", group="free"),
+    )
+    return replace(a_fleet(*agents), phases=(("core",), ("perf",), ("late",)))
+
+
+@pytest.mark.parametrize(
+    ("until", "expected"), [("1", "A Free"), ("core", "A Free"), ("perf", "A B Free"), ("3", "A B C Free NeedsC")]
+)
+def test_until_a_phase_starts_it_and_those_before_and_what_is_in_no_phase(until: str, expected: str) -> None:
+    fleet = a_phased_fleet()
+    revision, wanted = next_revision(fleet, Selection(until=until), None)
+    assert [str(id.name) for id in wanted] == expected.split()
+    assert revision.stopped == set(fleet.ids()) - set(wanted)
+
+
+def test_until_leaves_what_runs_of_later_phases_and_the_next_up_goes_on() -> None:
+    fleet = a_phased_fleet()
+    first, _ = next_revision(fleet, Selection(until="late"), None)
+    second, _ = next_revision(fleet, Selection(until="core"), first)
+    assert second.stopped == frozenset()
+    began, _ = next_revision(fleet, Selection(until="core"), None)
+    whole, _ = next_revision(fleet, Selection(), began)
+    assert whole.stopped == frozenset()
+
+
+@pytest.mark.parametrize("until", ["0", "4", "cor", "free"])
+def test_until_a_phase_that_does_not_exist_is_refused_with_those_that_do(until: str) -> None:
+    with pytest.raises(ConfigError, match=r"1 \(core\), 2 \(perf\), 3 \(late\)"):
+        Selection(until=until).of(a_phased_fleet())

@@ -480,3 +480,33 @@ def wait_until(reached: Callable[[], object]) -> None:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])
+
+
+def test_a_killed_agent_takes_along_those_of_its_group_that_depend_on_it(one: Nodes) -> None:
+    one.up(one.program("A"), one.program("B", "A"), one.program("Alone"), restart_strategies={"g": "rest-for-one"})
+    before = one.wait_phase(Phase.READY)
+    os.kill(before["m/A"].pid or 0, signal.SIGKILL)
+    rows = one.wait(
+        lambda rows: all(rows[id].phase is Phase.READY and rows[id].pid != before[id].pid for id in ("m/A", "m/B"))
+    )
+    assert (rows["m/A"].restarts, rows["m/B"].restarts) == (1, 0)
+    assert rows["m/B"].last_exit.startswith("restarted with A (rest-for-one) (")
+    assert rows["m/Alone"].pid == before["m/Alone"].pid
+
+
+def test_dependants_of_a_killed_agent_are_degraded_with_the_cause_until_it_is_back(one: Nodes) -> None:
+    one.up(one.program("A", restart=RestartPolicy(delay_s=300.0)), one.program("B", "A"))
+    before = rows = one.wait_phase(Phase.READY)
+    for _ in range(2):  # the first time it comes at once, the second time it backs off
+        pid = rows["m/A"].pid
+        os.kill(pid or 0, signal.SIGKILL)
+        rows = one.wait(
+            lambda rows, pid=pid: (
+                rows["m/A"].phase is Phase.BACKOFF or (rows["m/A"].phase is Phase.READY and rows["m/A"].pid != pid)
+            )  # type: ignore[misc]
+        )
+    rows = one.wait(lambda rows: rows["m/B"].health is Health.DEGRADED)
+    assert (rows["m/B"].phase, rows["m/B"].reason) == (Phase.READY, "A restarting: killed by SIGKILL")
+    one.ask("m", "retry")
+    rows = one.wait(lambda rows: rows["m/A"].phase is Phase.READY and rows["m/B"].health is Health.OK)
+    assert rows["m/B"].pid == before["m/B"].pid

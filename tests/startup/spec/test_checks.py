@@ -135,6 +135,16 @@ def test_phases_name_groups_that_exist_once_each(tmp_path: Path) -> None:
     assert "twice" in one(found, "phases").found
 
 
+def test_restart_strategies_name_groups_that_exist_and_strategies_that_do(tmp_path: Path) -> None:
+    text = "restart_strategies: {cor: all}\n" + agents("A: {agent: 'm:C'}")
+    assert one(loaded(tmp_path, text), "unknown-group").fix == "did you mean `core`?"
+    text = "restart_strategies: {core: everyone}\n" + agents("A: {agent: 'm:C'}")
+    assert one(loaded(tmp_path, text), "value").at == "restart_strategies.core"
+    good = loaded(tmp_path, "restart_strategies: {core: rest-for-one}\n" + agents("A: {agent: 'm:C'}"))
+    assert good.resolved is not None
+    assert good.resolved.fleet.restart_strategies == {"core": "rest-for-one"}
+
+
 def test_a_dependency_on_a_later_phase_would_never_start(tmp_path: Path) -> None:
     text = """
 phases: [[one], [two]]
