@@ -324,9 +324,10 @@ class Dispatcher:
     def _done(self, work: Serving, outcome: str) -> None:
         now = now_s()
         took_s = now - work.started_s
-        if not work.method.is_control:
+        method = work.method
+        if not method.is_control:
             self.last_progress_s = now
-        self._meter.finished(work.method.name, took_s, outcome)
+        self._meter.finished(method.name, took_s, outcome)
         self.on_counted()
         if work.span is not None:
             work.span.end(outcome)

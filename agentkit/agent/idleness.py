@@ -45,7 +45,7 @@ def work_in(signs: Signs) -> str:
     """What the agent is in the middle of; "": nothing."""
     if signs.blocks:
         names = dict.fromkeys(signs.blocks)
-        return f"keeps itself awake: {', '.join(names)}"
+        return f"busy with {', '.join(names)}"
     for count, one, many in (
         (signs.serving, "a call runs", "calls run"),
         (signs.stuck, "a thread runs past its deadline", "threads run past their deadlines"),

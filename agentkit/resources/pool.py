@@ -6,23 +6,22 @@ plain `def`) runs on threads."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import difflib
 import inspect
 import os
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
 from agentkit.clock import now_s
-from agentkit.errors import ConfigError, DeadlineExceeded, ResourceFailed, ResourcesFull
+from agentkit.errors import ConfigError, ResourceFailed, ResourcesFull
 from agentkit.observe.log import get_logger
 from agentkit.resources.mapped import mapped, unmap
 from agentkit.resources.shelf import Shelf
 from agentkit.resources.sizes import size_of
+from agentkit.resources.threads import Threads
 from agentkit.units import size_bytes
 
 log = get_logger("agentkit.resources")
@@ -79,10 +78,10 @@ class ResourcePool:
         thread may wait. `on_load`: something is about to be loaded. `on_failed`: a loader or unloader raised."""
         self._shelf = Shelf(limit_bytes)
         self._resources: dict[str, _Resource] = {}
-        self._until_end, self._left_s, self._on_load, self._on_failed = until_end_of_call, left_s, on_load, on_failed
+        self._until_end, self._on_load, self._on_failed = until_end_of_call, on_load, on_failed
         self._loop = loop
         self._freed = asyncio.Event()
-        self._for_threads: set[asyncio.Task[None]] = set()
+        self._threads = Threads(loop, left_s)
         self._hits = self._loads = self._failures = self._evictions = self._releases = 0
 
     # -- for authors --------------------------------------------------------------------------------------------------
@@ -121,7 +120,7 @@ class ResourcePool:
         `use` says for how long it is needed. Raises ResourceFailed when its loader raises (the next one tries again), ResourcesFull
         when what others use leaves no room for it in time, ConfigError for a name that nobody defined."""
         getting = self._get(name)
-        return getting if self._is_on_loop() else self._from_thread(getting, name)
+        return getting if self._is_on_loop() else self._threads.result_of(getting, name)
 
     def use(self, name: str) -> Lease:
         """The same for a block, within which it stays loaded: `async with self.resources.use("model-x") as model:`, or `with` in
@@ -285,51 +284,11 @@ class ResourcePool:
             raise ConfigError(at="resources", got=name, want=f"one of {', '.join(self._resources) or 'none'}", fix=fix)
         return found
 
-    # -- threads ------------------------------------------------------------------------------------------------------
-
     def _is_on_loop(self) -> bool:
         try:
             return asyncio.get_running_loop() is self._loop
         except RuntimeError:
             return False
-
-    def _from_thread(self, getting: Coroutine[Any, Any, Any], name: str, *, lets_go: bool = False) -> Any:
-        """What `getting` returns, for the thread that this is. `lets_go`: it is pinned, and is given back should nobody wait any more."""
-        answer: Future[Any] = Future()
-
-        async def get() -> None:
-            try:
-                value = await getting
-            except BaseException as exc:
-                if answer.set_running_or_notify_cancel():
-                    answer.set_exception(exc)
-                if not isinstance(exc, Exception):
-                    raise
-            else:
-                if answer.set_running_or_notify_cancel():
-                    answer.set_result(value)
-                elif lets_go:
-                    self._give_back(name)
-
-        def begin() -> None:
-            task = self._loop.create_task(get(), name=f"resources:get {name}")
-            self._for_threads.add(task)
-            task.add_done_callback(self._for_threads.discard)
-
-        self._loop.call_soon_threadsafe(begin)
-        try:
-            return answer.result(self._left_s())
-        except TimeoutError:
-            if answer.cancel():
-                raise DeadlineExceeded(f"resource {name}: not loaded in time") from None
-            return answer.result()
-
-    def _acquire_in_thread(self, name: str) -> Any:
-        return self._from_thread(self._acquire(name), name, lets_go=True)
-
-    def _give_back_from_thread(self, name: str) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the pool
-            self._loop.call_soon_threadsafe(self._give_back, name)
 
 
 class Lease:
@@ -347,15 +306,16 @@ class Lease:
         self._pool._give_back(self._name)
 
     def __enter__(self) -> Any:
-        if self._pool._is_on_loop():
-            want = f'`async with self.resources.use("{self._name}")`'
+        pool, name = self._pool, self._name
+        if pool._is_on_loop():
+            want = f'`async with self.resources.use("{name}")`'
             raise ConfigError(at="resources.use", got="`with` on the event loop, which would block it", want=want)
-        return self._pool._acquire_in_thread(self._name)
+        return pool._threads.result_of(pool._acquire(name), name, unwanted=lambda: pool._give_back(name))
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool._give_back_from_thread(self._name)
+        self._pool._threads.tell(lambda: self._pool._give_back(self._name))
 
 
 async def _run(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -281,7 +281,7 @@ async def test_blocks_and_stay_awake_keep_it_awake_and_wake_it() -> None:
     async with running(Sleeper) as sleeper:
         agent = sleeper.agent
         async with agent.keeps_awake("training"):
-            assert await hibernation(agent).sleep_now() == "keeps itself awake: training"
+            assert await hibernation(agent).sleep_now() == "busy with training"
         await sleeper.fall_asleep()
         assert await agent.train() is None
         await sleeper.fall_asleep()

@@ -82,7 +82,7 @@ def test_one_timer_that_is_never_moved_finds_the_moment(after_s: float, works: l
         (replace(QUIET, calling=1), "a call of its own has no answer yet"),
         (replace(QUIET, leased=1), "a raw socket is lent"),
         (replace(QUIET, pinned=2), "2 resources are in use"),
-        (replace(QUIET, blocks=("train", "index", "train")), "keeps itself awake: train, index"),
+        (replace(QUIET, blocks=("train", "index", "train")), "busy with train, index"),
         (replace(QUIET, awake_until_s=212.0), "stays awake for another 12 s"),
         (QUIET, ""),
     ],

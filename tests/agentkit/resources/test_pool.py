@@ -117,6 +117,8 @@ async def test_a_load_waits_until_others_let_go_and_not_for_ever(monkeypatch: py
         async with pool.use("b"):
             with pytest.raises(ResourcesFull, match="no room for 100 bytes"):
                 await pool.get("a")
+            with pytest.raises(ResourcesFull, match="no room for 100 bytes"):
+                await asyncio.to_thread(pool.get, "a")
         assert len(await pool.get("a")) == 100
 
 
