@@ -2,11 +2,13 @@
 
     python benchmarks/bench_supervise.py [--quick] [--json] [--only TEXT]...
 
-`--only restart`, `--only rest`, `--only large`: one of the parts; `--only circus` and the like: one supervisor of the first.
+`--only restart`, `--only rest`, `--only large`, `--only apply`: one of the parts; `--only circus` and the like: one supervisor of the
+first.
 
 - restart: `kill -9` to the next answer, beside circus and supervisord (supervise_restarts.py).
 - rest: how much of one core fleet84, its nodes and its zygotes take together while nobody calls (supervise_size.py).
 - large: 1,000 agents on this machine: `up`, `status`, `down` and memory.
+- apply: a change of all agents of fleet84 while they are called (supervise_apply.py).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from common import Options, Table, compile_all, options, show
+from supervise_apply import apply
 from supervise_restarts import SUPERVISORS, restarts
 from supervise_size import large, rest
 
@@ -22,6 +25,7 @@ PARTS: Final[dict[str, Callable[[Options], list[Table]]]] = {
     "restart": restarts,
     "rest": rest,
     "large": large,
+    "apply": apply,
 }
 
 

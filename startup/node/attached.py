@@ -56,7 +56,7 @@ class Attached:
     def _attach(self, asker: Asker, id: int, arguments: Mapping[str, Any]) -> Telling:
         """An agent asks whether its life is one that counts: the slot's own, or one of the two of a roll."""
         agent, incarnation = AgentId.parse(arguments["id"]), Incarnation(int(arguments["incarnation"]))
-        if incarnation not in self._hands.running:
+        if not self._hands.is_wanted(incarnation):
             running = self._hands.of(agent)
             now = f"incarnation {running.incarnation} runs" if running else "nothing of it shall run"
             raise Refused("gone", f"{agent} of incarnation {incarnation} is not wanted any more: {now}")

@@ -162,6 +162,10 @@ class Hands:
         p = self._core.processes.get(id)
         return self.running.get(p.incarnation) if p is not None else None
 
+    def is_wanted(self, incarnation: Incarnation) -> bool:
+        """Whether this life counts. One on order does: a process may speak before the zygote's word of it is read."""
+        return incarnation in self.running or incarnation in self._on_order
+
     def looks_after(self, id: AgentId, incarnation: Incarnation) -> bool:
         """Whether a process that says so is one of ours."""
         running = self.running.get(incarnation)

@@ -55,6 +55,9 @@ class Terminal:
                     break
                 self.text += data.decode()
 
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
     def close(self) -> int:
         self.read_until(lambda _: False)
         os.close(self._master)
@@ -85,6 +88,22 @@ def test_ctrl_c_on_the_terminal_ends_the_board_and_says_how_to_go_on(fleet: Laun
     terminal.process.send_signal(2)
     assert terminal.close() == 130
     assert "the nodes carry on" in terminal.text[terminal.text.rindex("\x1b[?25h") :]
+
+
+def test_apply_asks_and_takes_yes_for_an_answer_and_nothing_else(fleet: Launched) -> None:
+    fleet.write({"Base": {}})
+    fleet.up()
+    fleet.write({"Base": {"config": {"words": "bye"}}})
+    for answer, code, words in (("n", 1, "hello"), ("y", 0, "bye")):
+        terminal = Terminal(fleet, "apply", "fleet.yaml")
+        terminal.read_until(lambda text: "apply this? [y/N]" in text)
+        assert "config.words" in terminal.text
+        terminal.type(f"{answer}\n")
+        assert terminal.close() == code, terminal.text
+        assert f"started with {words}" in fleet.run("logs", "Base", "-n", "2").out
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.text)
+    assert "revision 2: 1 changed" in shown
+    assert max(map(len, shown.replace("\r", "\n").splitlines())) <= 100
 
 
 def test_status_watch_repaints_until_ctrl_c(fleet: Launched) -> None:
