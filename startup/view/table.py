@@ -37,15 +37,16 @@ def status_lines(
 
     heading, *lines = columns(table, right=_RIGHT_WIDE if width >= WIDE else _RIGHT, width=width, paint=painted)
     lines = [_unfold(line, cells[-1], width) for line, cells in zip(lines, table[1:], strict=True)]
-    result = [*_cluster_lines(cluster, answers, ordered, now_s, width), *_disagreements(answers), "", heading]
+    head = [*_cluster_lines(cluster, answers, ordered, now_s, width), *_disagreements(answers), *_notes(answers, width)]
+    result = [*head, "", heading]
     told = {answer["machine"]: answer for answer in answers}
     peers = {machine: state for answer in answers for machine, state in answer["peers"].items()}
     silent_s = {machine: age_s for answer in answers for machine, age_s in answer.get("silent_s", {}).items()}
     machines = sorted({*told, *peers, *(str(row.id.machine) for row in ordered)})
     for machine in machines:
         own = [line for row, line in zip(ordered, lines, strict=True) if row.id.machine == machine]
-        head = _machine_line(machine, told.get(machine), peers.get(machine), silent_s.get(machine))
-        result += [paint(fit(head, width), DIM, on=colour), *own]
+        line = _machine_line(machine, told.get(machine), peers.get(machine), silent_s.get(machine))
+        result += [paint(fit(line, width), DIM, on=colour), *own]
     return result
 
 
@@ -170,6 +171,13 @@ def _machine_line(machine: str, answer: Mapping[str, Any] | None, peer: str | No
 
 #: What membership's words mean to a reader.
 _STATES: Final = {"absent": "its machine answers, but no node runs there", "left": "its node has ended"}
+
+
+def _notes(answers: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """Why the newest revision was made, when that was not its author's wish."""
+    revisions = [answer["revision"] for answer in answers if answer["revision"]]
+    newest = max(revisions, key=lambda it: int(it["number"]), default=None)
+    return [cut(newest["note"], width)] if newest and newest.get("note") else []
 
 
 def _disagreements(answers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -219,7 +219,7 @@ def test_a_failure_on_one_machine_stops_the_other() -> None:
     assert [serves(sim, spec.id) for spec in specs] == [2, None, None]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(fleets(), st.integers(1, 4), st.data())
 def test_never_more_than_so_many_at_a_time_and_it_always_ends(
     specs: list[AgentSpec], most: int, data: st.DataObject
@@ -242,7 +242,7 @@ def test_never_more_than_so_many_at_a_time_and_it_always_ends(
     assert not sim.failures
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(fleets(), st.integers(1, 4), st.data())
 def test_one_that_fails_anywhere_leaves_the_fleet_as_it_was(
     specs: list[AgentSpec], most: int, data: st.DataObject
@@ -259,7 +259,7 @@ def test_one_that_fails_anywhere_leaves_the_fleet_as_it_was(
     } == {3}
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(fleets(), fleets(), st.data())
 def test_from_any_fleet_to_any_other(before: list[AgentSpec], after: list[AgentSpec], data: st.DataObject) -> None:
     sim, first = running(*_with_ports(before), machines=MACHINES)

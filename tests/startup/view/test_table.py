@@ -33,6 +33,15 @@ def test_status_of_84_agents_is_one_line_each(width: int) -> None:
     assert len("\n".join(lines).splitlines()) <= 84 + 7
 
 
+def test_why_a_revision_was_undone_is_told() -> None:
+    note = "revision 6 was rolled back: main_pc/A did not become ready: the model is not there"
+    undone = answer(revision={"number": 7, "author": "ops@pc", "time_s": T0_S, "down": False, "note": note})
+    assert note in status_lines("c", [undone], [], now_s=T0_S, width=200)
+    assert any(
+        line.startswith("revision 6 was rolled back") for line in status_lines("c", [undone], [], now_s=T0_S, width=80)
+    )
+
+
 def test_machines_on_different_revisions_are_told() -> None:
     lines = status_lines("c", [answer(revisions={"main_pc": 7, "pc2": 6})], [], now_s=T0_S, width=80)
     assert (
