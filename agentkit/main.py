@@ -19,6 +19,7 @@ import uvloop
 
 from agentkit.agent.base import BaseAgent
 from agentkit.agent.courier import last_words
+from agentkit.agent.orders import EXIT_ASLEEP, HIBERNATE, WAKE
 from agentkit.clock import wall_s
 from agentkit.errors import ConfigError, StartupError
 from agentkit.observe import log as logs
@@ -83,6 +84,9 @@ async def serve(
         loop.add_signal_handler(number, runtime.request_stop)
     loop.add_signal_handler(SUCCEEDED, runtime.succeeded)
     loop.add_signal_handler(HANDED_OVER, runtime.handed_over)
+    for depth, order in HIBERNATE.items():
+        loop.add_signal_handler(order, runtime.told_to_sleep, depth)
+    loop.add_signal_handler(WAKE, runtime.hibernation.nudge, "an operator")
     failure: str
     starting = loop.create_task(runtime.start(), name="start")
     stopped = loop.create_task(runtime.until_stopped(), name="until_stopped")
@@ -113,9 +117,11 @@ async def serve(
         notifier.send({"X_AGENTKIT_FAILED": failure})
     await runtime.stop()
     # The loop takes its handlers along; a signal that comes again from here on would be a KeyboardInterrupt in the clean-up
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, SUCCEEDED, HANDED_OVER))
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, SUCCEEDED, HANDED_OVER, *HIBERNATE.values(), WAKE)
+    )
     log.info("agent.stopped", failure=failure or None)
-    return EXIT_FAILED if failure else EXIT_OK
+    return EXIT_FAILED if failure else EXIT_ASLEEP if runtime.is_asleep else EXIT_OK
 
 
 def main(cls: type[BaseAgent]) -> int:

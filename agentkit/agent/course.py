@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypedDict
 
-from agentkit.directory.balance import candidates, choose
+from agentkit.directory.balance import TAKES_CALLS, candidates, choose
 from agentkit.directory.base import AgentRecord
-from agentkit.errors import BadRequest, CallError, DeadlineExceeded, Unreachable
+from agentkit.errors import BadRequest, CallError, DeadlineExceeded, PeerLost, Unreachable
 from agentkit.names import AgentId, Incarnation
 from agentkit.resilience.breaker import Breaker, is_failure
 from agentkit.resilience.deadline import DEFAULT_TIMEOUT_S, usable_seconds
@@ -186,7 +186,8 @@ class Course:
 
     __slots__ = (
         "_attempts", "_avoided", "_balance", "_board", "_key", "_method", "_outer_at_s", "_pause_s", "_record", "_route",
-        "_shunned", "_target", "_terms", "_timeout", "_tried_s", "_tries", "_wanted_s", "at_s",
+        "_shunned", "_target", "_terms", "_timeout", "_tried_s", "_tries", "_wanted_s", "_woke",
+        "at_s",
     )  # fmt: skip
 
     def __init__(
@@ -213,6 +214,7 @@ class Course:
         self._avoided: set[AgentId] | None = None
         self._shunned: Incarnation | None = None
         self._pause_s = MOVE_PAUSE_S[0]
+        self._woke = False  # it met a sleeper, which was to be forked for it
         if balance is not None:
             checked_balance(balance, at="balance=")
         self._limit(now_s, DEFAULT_TIMEOUT_S if timeout is None else usable_seconds(timeout))
@@ -230,7 +232,13 @@ class Course:
         if route.only is not None and not self._board.breakers:
             record = route.only
         else:
-            record = self._balanced(route, arguments, now_s)
+            try:
+                record = self._balanced(route, arguments, now_s)
+            except Unreachable as error:
+                if not self._woke:
+                    raise
+                raise self._not_woken(error) from error
+            self._woke = self._woke or record.phase == "hibernated"
         self._record = record
         return record
 
@@ -240,7 +248,8 @@ class Course:
         for by number again."""
         assert self._record is not None
         incarnation = self._record.incarnation
-        return Incarnation(0) if incarnation == self._shunned else incarnation
+        # a sleeper has none: whoever is forked for this call is meant
+        return Incarnation(0) if incarnation == self._shunned or self._record.phase == "hibernated" else incarnation
 
     def answered(self) -> None:
         """The instance answered."""
@@ -276,7 +285,14 @@ class Course:
             self.dropped()
         if self._terms.is_idempotent and error.code in ("peer_lost", "deadline_exceeded"):
             error.retry_safe = True
-        return self._retried(self._record, self._route, self._terms, error, left_s, now_s)
+        pause_s = self._retried(self._record, self._route, self._terms, error, left_s, now_s)
+        if pause_s is None and self._woke and error.code == "unreachable":
+            raise self._not_woken(error) from error
+        return pause_s
+
+    def _not_woken(self, error: CallError) -> PeerLost:
+        """What it means that nobody is there: who slept and did not come up was lost with the call, which never began."""
+        return PeerLost(f"{self._target} slept, and did not come up: {error.message}", retry_safe=True)
 
     # -- choosing -----------------------------------------------------------------------------------------------------
 
@@ -376,5 +392,5 @@ class Course:
 
     def _has_other(self, route: Route, now_s: float) -> bool:
         """Whether there is an instance that was not tried yet and is ready."""
-        others = [r for r in route.records if r.phase == "ready" and r.id not in (self._avoided or ())]
+        others = [r for r in route.records if r.phase in TAKES_CALLS and r.id not in (self._avoided or ())]
         return bool(self._board.usable(others, now_s))

@@ -35,10 +35,18 @@ class Deepening:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         return self._tried.done() and self._tried.result()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the first attempt did."""
+        return self._tried.done() and not self._tried.result()
+
     async def end(self) -> bool:
         """Break it off; whether that is too late, as the process is on its way out."""
-        self._task.cancel()
-        await asyncio.wait({self._task})
+        while (
+            not self._task.done()
+        ):  # once should do; but whoever waits may forget that it was cancelled (asyncio.wait_for)
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=1.0)
         return not self._task.cancelled() and self._task.exception() is None
 
     async def _try_until_it_is(self) -> None:

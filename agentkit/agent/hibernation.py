@@ -121,7 +121,12 @@ class Hibernation:
         if self._body.wakefulness.is_awake:
             if why := self._fall(depth):
                 return why
-        elif depth == "deep" and self.asleep is not None:
+        elif depth == "deep" and self.asleep is not None and self._waking is None:
+            if (
+                self._deepening is not None and self._deepening.has_failed
+            ):  # what came of an earlier attempt does not count
+                await self._deepening.end()
+                self._deepening = None
             self._go_deep()
         if self._falling is not None:
             await asyncio.wait({self._falling})
@@ -280,6 +285,10 @@ class Hibernation:
         log.info("agent.awake", woken_by=reason, took_s=round(self.wake_s, 4))
         if self._settings.depth != "never":
             self._look_again(self._noted_s + self._patience.after_s)
+
+    def busy_with(self) -> str:
+        """What forbids to sleep at this moment; "" when nothing does."""
+        return idleness.keeps_awake(self._body.signs(self._noted_s), now_s())
 
     def _not_woken(self, error: CallError) -> None:
         """It sleeps on, and tries again when it is needed again."""

@@ -172,6 +172,11 @@ class Leading:
         term = candidacy.term if candidacy is not None else None
         return term if term is not None and term.is_valid else None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it leads, or stands for."""
+        return tuple(name for name, it in self._candidacies.items() if it.term is not None or it.stands)
+
     # -- an agent's life
 
     def starting(self) -> None:

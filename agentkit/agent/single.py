@@ -51,6 +51,7 @@ class Single:
         self._alone = alone
         self._gate = gate
         self._pace = pace
+        self.last_s: dict[str, float] = {}  #: when each `@every` method ran last, or is taken to have; monotonic
         self._takes_events = False
         self._is_ready = False
 
@@ -78,7 +79,7 @@ class Single:
         if not self._takes_events:
             self._spawn("events", self._take_events)
         self._leading.open()
-        for name, repeat in repeating(self._agent, self._reports.every_failed, self._pace):
+        for name, repeat in repeating(self._agent, self._reports.every_failed, self._pace, self.last_s):
             self._spawn(name, repeat)
         run = getattr(self._agent, "run", None)
         if run is not None:

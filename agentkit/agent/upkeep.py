@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any, Final
 
 from agentkit.agent.decorators import Every, HealthCheck, marked
 from agentkit.agent.pace import Pace
-from agentkit.clock import now_s
+from agentkit.clock import now_s, wall_s
 from agentkit.health.checks import CheckPolicy, HealthBoard
 from agentkit.observe.log import get_logger
 
 log = get_logger("agentkit.upkeep")
 
+#: Where a deep sleep leaves when `@every` methods ran last.
+LAST_FILE: Final = "asleep.json"
 #: Longest time between two ticks, in seconds; while the agent sleeps.
 TICK_S: Final = 10.0
 TICK_ASLEEP_S: Final = 60.0
@@ -115,15 +119,48 @@ class Checks:
         await asyncio.shield(running)
 
 
+def lasts_left(folder: Path, owner: object) -> dict[str, float]:
+    """When the `@every` methods ran last before a deep sleep, which leaves that in `folder`; monotonic. Once. However long ago that
+    was, what was missed meanwhile is one run."""
+    every = {name: options.interval_s for name, _, options in marked(type(owner), Every)}
+    path = folder / LAST_FILE
+    if not every or not path.exists():
+        return {}
+    try:
+        left = json.loads(path.read_text())
+        path.unlink()
+        now, offset_s = now_s(), now_s() - wall_s()
+        return {
+            name: min(max(left[name] + offset_s, now - each_s), now) for name, each_s in every.items() if name in left
+        }
+    except (OSError, ValueError, TypeError) as exc:
+        log.warning("every.forgotten", path=str(path), error=str(exc))
+        return {}
+
+
+def due_s(owner: object, pace: Pace, last: Mapping[str, float]) -> dict[str, float]:
+    """When each `@every` method that is waited for is due at the pace of now; monotonic."""
+    return {
+        name: last[name] + (pace.interval_s(options.interval_s) if options.slows else options.interval_s)
+        for name, _, options in marked(type(owner), Every)
+        if name in last
+    }
+
+
 def repeating(
-    owner: Any, on_failed: Callable[[str, BaseException], bool] = lambda *_: True, pace: Pace | None = None
+    owner: Any,
+    on_failed: Callable[[str, BaseException], bool] = lambda *_: True,
+    pace: Pace | None = None,
+    last: MutableMapping[str, float] | None = None,
 ) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
-    """(name, endless coroutine function) for each `@every` method. `on_failed`: whether what it raised is to be logged."""
+    """(name, endless coroutine function) for each `@every` method. `on_failed`: whether what it raised is to be logged. `last`: when
+    each ran last, monotonic; kept up to date, and begun with where something stands in it."""
+    lasts = {} if last is None else last
 
     def repeat(name: str, function: Callable[..., Any], options: Every) -> Callable[[], Awaitable[None]]:
         async def loop() -> None:
             own = (pace if options.slows else None) or Pace()
-            last_s = now_s()
+            last_s = lasts.setdefault(name, now_s())
             while True:
                 await own.until(last_s, options.interval_s)
                 try:
@@ -133,7 +170,7 @@ def repeating(
                         log.error("every.failed", method=name, exc_info=exc)
                 # late rather than in a burst: runs that were missed are left out
                 interval_s = own.interval_s(options.interval_s)
-                last_s = max(last_s + interval_s, now_s() - interval_s)
+                last_s = lasts[name] = max(last_s + interval_s, now_s() - interval_s)
 
         async def lead() -> None:
             await owner.leader(options.leader).lead(lambda _: loop())

@@ -4,7 +4,8 @@
 nothing of each other do not all run to the same. `least_in_flight` looks at all. `round_robin` takes turns whatever they
 do. `hash` gives a key to the same instance every time; when one comes or goes, only its own keys move.
 
-What "busy" means is what this caller has under way there. A degraded instance counts as four times as busy as it is, and gets a
+What "busy" means is what this caller has under way there. A sleeper counts as four times as busy, but keeps its turns and its keys.
+A degraded instance counts as four times as busy as it is, and gets a
 quarter of the turns and keys; a failing one gets calls only where nobody else is ready."""
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ from agentkit.resilience.policy import Balance
 _COMING: Final = frozenset(
     {"waiting", "pending", "backoff", "forked", "importing", "starting", "hibernated", "draining", "stopping"}
 )
+#: Phases in which a call is served: by the process, or by the one that is forked for it.
+TAKES_CALLS: Final = frozenset({"ready", "hibernated"})
+#: A sleeper counts as so many times as busy as it is: it is woken when the others have work.
+SLEEPER_PARTS: Final = 4
 #: How much of a healthy instance's share a degraded one gets: one part in so many.
 DEGRADED_PARTS: Final = 4
 
 
 def candidates(name: str, records: tuple[AgentRecord, ...]) -> Sequence[AgentRecord]:
-    """Those that may get a call: ready ones, the failing only where there is nobody better; without a ready one, those that are
-    coming up. Unreachable when all of them are beyond help (failed, stopped, ...)."""
-    ready = [record for record in records if record.phase == "ready"]
+    """Those that may get a call: ready ones and sleepers, the failing only where there is nobody better; without one, those that
+    are coming up. Unreachable when all of them are beyond help (failed, stopped, ...)."""
+    ready = [record for record in records if record.phase in TAKES_CALLS]
     if ready:
         return [record for record in ready if record.health != "failing"] or ready
     coming = [record for record in records if record.phase in _COMING and record.endpoints]
@@ -61,7 +66,7 @@ def choose(
         first = int(draw() * len(eligible))
         second = int(draw() * (len(eligible) - 1))
         eligible = (eligible[first], eligible[second + (second >= first)])
-    costs = [(in_flight(record.id) + 1) * _parts(record) for record in eligible]
+    costs = [(in_flight(record.id) + 1) * _parts(record) * _rest(record) for record in eligible]
     least = min(costs)
     equals = [record for record, cost in zip(eligible, costs, strict=True) if cost == least]
     return equals[turn % len(equals)]
@@ -69,6 +74,10 @@ def choose(
 
 def _parts(record: AgentRecord) -> int:
     return 1 if record.health == "ok" else DEGRADED_PARTS
+
+
+def _rest(record: AgentRecord) -> int:
+    return SLEEPER_PARTS if record.phase == "hibernated" else 1
 
 
 def _by_turn(eligible: Sequence[AgentRecord], turn: int) -> AgentRecord:

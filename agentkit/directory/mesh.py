@@ -131,8 +131,10 @@ class MeshDirectory:
 
     async def _wait_connected(self) -> bool:
         """Whether the node answers, or does so within a moment."""
+        # not wait_for: when both come in one turn it forgets that it was cancelled, and who is needed would go on falling asleep
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._connected.wait(), 1.0)
+            async with asyncio.timeout(1.0):
+                await self._connected.wait()
         return self._connected.is_set()
 
     def _subscribe(self, name: str) -> None:

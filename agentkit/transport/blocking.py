@@ -236,6 +236,7 @@ class BlockingChannel:
                 self._send_aside(ak.Pong(message.id))
             case ak.Welcome():
                 self.peer = message
+                self.expected = self.expected or message.incarnation
                 self._is_connected = True
                 if not sent:
                     return message, received

@@ -310,6 +310,9 @@ class Channel:
     def _on_welcome(self, welcome: ak.Welcome) -> None:
         if self.state is State.OPENING:
             self.peer = welcome
+            self.expected = (
+                self.expected or welcome.incarnation
+            )  # whoever was forked for us is whom we mean from now on
             self._peer_limits = welcome.limits
             self._may_batch = ak.BATCHES in welcome.capabilities and welcome.limits.frame_bytes >= BATCH_FRAME_BYTES
             self._may_share = shared.may_share(welcome.capabilities)

@@ -33,22 +33,24 @@ class Drain:
     async def finished(self, deadline: Deadline) -> bool:
         """Whether it came to that before the deadline. Plain callers are served until they pause: idle ones are not waited for, they
         would never go."""
-        if await self._until(lambda: not self._is_busy(), deadline):
+        if await self.until(lambda: not self._is_busy(), deadline):
             # Connections that are still shaking hands: their HELLO is worth a GOAWAY, a port scanner is worth no more
-            await self._until(
+            await self.until(
                 lambda: self._plain.have_come or self._connections() <= 0,
                 Deadline.after(min(STRAGGLERS_S, deadline.left_s())),
             )
             while (quiet_in_s := self._plain.quiet_in_s()) and not deadline.has_passed():
                 await asyncio.sleep(min(quiet_in_s, deadline.left_s()))
-                await self._until(lambda: not self._is_busy(), deadline)
+                await self.until(lambda: not self._is_busy(), deadline)
         self._plain.is_shut = True
         return not self._is_busy()
 
-    async def _until(self, is_reached: Callable[[], bool], deadline: Deadline) -> bool:
+    async def until(self, is_reached: Callable[[], bool], deadline: Deadline) -> bool:
+        """Whether it comes to that before the deadline; looked at whenever something was noted."""
         while not is_reached() and not deadline.has_passed():
             self._changed = self._loop.create_future()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed, deadline.left_s())
+                async with asyncio.timeout(deadline.left_s()):  # not wait_for: it may forget that it was cancelled
+                    await self._changed
         self._changed = None
         return is_reached()

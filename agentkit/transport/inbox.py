@@ -84,6 +84,7 @@ class Inbox:
         self._peers: dict[bytes, Peer] = {}
         self._connections = 0
         self._is_draining = False
+        self._on_call: Callable[[], None] | None = None
         self._strikes = Strikes()
         self._loop = asyncio.get_running_loop()
         self._probe_timer: asyncio.TimerHandle | None = None
@@ -170,7 +171,40 @@ class Inbox:
             return
         self._is_draining = True
         for peer in self.peers:
+            peer.sent_away = True
             self._outbox.send(peer, [codec.encode(ak.GoAway(reason, peer.last_id))])
+
+    def doze(self, on_call: Callable[[], None]) -> None:
+        """`goaway` that the first call undoes: whoever says HELLO from now on is welcome, and `on_call` is told. What comes over a channel
+        that was sent away is not run all the same: its caller takes it elsewhere."""
+        self.goaway("hibernating")
+        self._on_call = on_call
+
+    def rouse(self) -> None:
+        """Take calls again, after `doze`."""
+        on_call, self._on_call = self._on_call, None
+        self._is_draining = False
+        if on_call is not None:
+            on_call()
+
+    def doze_off(self) -> None:
+        """No call undoes it any more."""
+        self._on_call = None
+
+    @property
+    def strangers(self) -> int:
+        """Connections that are no channels: plain sockets, and whoever has said nothing yet."""
+        return max(0, self._connections - len(self._peers))
+
+    @property
+    def last_plain(self) -> str:
+        """What the last plain caller called itself, or where it was."""
+        return self._plain.last_name
+
+    async def left(self, deadline: Deadline) -> bool:
+        """Wait until everybody who says BYE has said it, and no connection is open but those of callers that read only in calls (they find
+        GOAWAY then); False: the deadline came first."""
+        return await self._drain.until(lambda: not self._is_busy() and not self.strangers, deadline)
 
     @property
     def lost_peers(self) -> int:
@@ -264,7 +298,7 @@ class Inbox:
             refusal = Overloaded(f"{MAX_PEERS:,} channels are open", details={"retry_after_ms": 1000})
         if refusal is not None:
             self._outbox.send_raw(routing_id, [error_frame(0, refusal)])
-        elif self._is_draining:
+        elif self._is_draining and self._on_call is None:
             self._outbox.send_raw(routing_id, [codec.encode(ak.GoAway("stopping", 0))])
         elif hello.incarnation not in (0, self.me.incarnation):
             self._outbox.send_raw(routing_id, [codec.encode(ak.GoAway("another incarnation", 0))])
@@ -282,6 +316,8 @@ class Inbox:
                 AK1_VERSION, me.id.name, str(me.id), me.incarnation, (ak.BATCHES, *shared.capability()), self.limits
             )
             self._outbox.send(peer, [codec.encode(welcome)])
+            if self._on_call is not None:
+                self.rouse()
 
     def _on_request(self, peer: Peer, request: ak.Request, content: Sequence[Any]) -> None:
         self.last_activity_s = now_s()
@@ -300,8 +336,10 @@ class Inbox:
         if flags & ak.TAKES_STREAM:
             inbound.window = Window(peer.limits.stream_bytes)
         peer.in_flight[id] = inbound
-        if self._is_draining:
+        if self._is_draining or peer.sent_away:
             self.refuse(inbound, Draining(f"{self.me.id} is stopping"))
+            if self._on_call is not None:
+                self.rouse()
             return
         peer.last_id = id
         limits = self.limits
@@ -317,6 +355,8 @@ class Inbox:
 
     def _on_plain(self, routing_id: bytes, received: list[bytes]) -> None:
         self.last_activity_s = now_s()
+        if self._on_call is not None:
+            self.rouse()
         entry = self._door.entry(self._strikes.header) if self._door is not None else None
         try:
             inbound = self._plain.take(routing_id, received, is_channel=routing_id in self._peers, entry=entry)

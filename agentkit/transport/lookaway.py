@@ -12,6 +12,7 @@ import ctypes
 import os
 import platform
 import re
+import select
 import socket
 import stat
 from collections.abc import Iterator
@@ -32,6 +33,15 @@ class _Event(ctypes.Structure):
 
 def look_away(listener: socket.socket) -> bool:
     """From now on this process accepts nothing on `listener`, through whatever descriptor; whether it had, and that worked."""
+    return _set_events(listener, 0)
+
+
+def look_back(listener: socket.socket) -> bool:
+    """Accept on it again."""
+    return _set_events(listener, select.EPOLLIN)
+
+
+def _set_events(listener: socket.socket, events: int) -> bool:
     wanted = os.fstat(listener.fileno()).st_ino
     epoll_ctl = ctypes.CDLL(None, use_errno=True).epoll_ctl
     done = False
@@ -39,7 +49,7 @@ def look_away(listener: socket.socket) -> bool:
         with suppress(OSError):
             found = os.fstat(registered)
             if stat.S_ISSOCK(found.st_mode) and found.st_ino == wanted:
-                done = epoll_ctl(epoll, _EPOLL_CTL_MOD, registered, ctypes.byref(_Event(0, data))) == 0 or done
+                done = epoll_ctl(epoll, _EPOLL_CTL_MOD, registered, ctypes.byref(_Event(events, data))) == 0 or done
     return done
 
 

@@ -46,6 +46,7 @@ class Peer:
         "name",
         "routing_id",
         "says_bye",
+        "sent_away",
     )
 
     def __init__(
@@ -62,6 +63,7 @@ class Peer:
         self.limits = limits
         self.entry: Any = None  #: door.Entry: the key that it came in with; None: with none
         self.says_bye = READS_ONLY_IN_CALLS not in capabilities
+        self.sent_away = False  #: it was told GOAWAY: whatever it asks from then on is not run here
         self.may_batch = BATCHES in capabilities and limits.frame_bytes >= BATCH_FRAME_BYTES
         self.may_share = may_share(capabilities)
         self.in_flight: dict[int, Inbound] = {}

@@ -32,6 +32,7 @@ class PlainCallers:
 
     def __init__(self, me: object, limits: Limits, send: Callable[[bytes, list[bytes]], None]) -> None:
         self.have_come = False  #: some connection of the inbox may be one that never says BYE
+        self.last_name = ""  #: what the last one called itself, or its address
         self.is_shut = False  #: nothing new is taken any more
         self._me = me
         self._limits = limits
@@ -65,6 +66,7 @@ class PlainCallers:
         peer = self._peers.get(routing_id) or Peer(routing_id, "", "", self._limits)
         peer.name = str(asked.meta.get("source_agent", ""))[:MAX_NAME]
         peer.entry = entry
+        self.last_name = peer.name or (received[1].address if isinstance(received[1], PlainFrame) else "")
         peer.last_id += 1
         inbound = Inbound(peer, peer.last_id, asked.verb, None, asked.meta, b"", [], asked)
         peer.in_flight[inbound.id] = inbound

@@ -40,6 +40,8 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "start": Command("startup.cli.start", "start agents that were stopped or have failed"),
     "stop": Command("startup.cli.stop", "stop agents; the rest runs on"),
     "restart": Command("startup.cli.restart", "restart agents"),
+    "hibernate": Command("startup.cli.hibernate", "send agents to sleep; the first call wakes them"),
+    "wake": Command("startup.cli.wake", "wake agents that sleep"),
     "status": Command("startup.cli.status", "how every agent fares, or one in full"),
     "logs": Command("startup.cli.logs", "what agents have logged, merged by time"),
     "errors": Command("startup.cli.errors", "what agents have reported: counted, shown in full, resolved"),

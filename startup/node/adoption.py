@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
+from agentkit.clock import SYSTEM_CLOCK
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from startup.node import procinfo
@@ -36,6 +37,7 @@ class Found:
     adopted: int = 0
     outlived: int = 0  #: processes whose zygote is gone, too
     ended: int = 0  #: processes that ended while there was no node
+    asleep: int = 0
 
 
 def adopt(
@@ -65,10 +67,13 @@ def adopt(
     second += found_later
     codes = {Incarnation(exit.incarnation): exit.code for exit in ended}
     gone: list[Process] = []
+    sleepers: list[Process] = []
     for id, p in slots.items():
         if id in mains:
             continue
-        if not _is_alive(p):
+        if p.phase is Phase.HIBERNATED:
+            sleepers.append(p)
+        elif not _is_alive(p):
             core.remember(without_process(p))
         elif (found := _outlived(p, node, exits)) is not None:
             _adopt(core, hands, p, found, now_s)
@@ -76,6 +81,7 @@ def adopt(
         else:
             gone.append(p)
             core.adopt(p, pid=p.pid or 0, incarnation=p.incarnation, phase=p.phase, now_s=now_s)
+    _lie_down(core, hands, sleepers, now_s)
     for running, role in second:
         _adopt_beside(core, hands, running, role, now_s)
     for p in gone:
@@ -83,7 +89,21 @@ def adopt(
         core.on(p.id, lambda p, code=code: proc.exited(p, code, now_s, random), now_s, incarnation=p.incarnation)  # type: ignore[misc]
     for id in interrupted:
         core.replace(id, now_s)
-    return Found(len(mains) + len(second), outlived, len(gone))
+    return Found(len(mains) + len(second), outlived, len(gone), len(sleepers))
+
+
+def _lie_down(core: Reconciler, hands: Hands, sleepers: Sequence[Process], now_s: float) -> None:
+    """They sleep on. Where nobody kept their sockets, callers were refused until now: that is said."""
+    unheard = [str(p.id) for p in sleepers if not hands.sockets.has(p.id)]
+    if unheard:
+        log.warning(
+            "adoption.sleepers_unheard",
+            agents=unheard[:20],
+            count=len(unheard),
+            why="their sockets went with their last node",
+        )
+    for p in sleepers:
+        core.lie_down(p, now_s, SYSTEM_CLOCK.wall_s())
 
 
 def _told_apart(

@@ -25,6 +25,7 @@ from startup.node.acting import Acting
 from startup.node.adoption import adopt
 from startup.node.attached import Attached
 from startup.node.configs import Configs
+from startup.node.bedtime import Bedtime
 from startup.node.control_server import ControlServer
 from startup.node.debugging import Debugging
 from startup.node.error_desk import OTHERS_S, ErrorDesk
@@ -143,6 +144,7 @@ class Node:
             self._revisions, self._keys, self.accept, lambda: self.is_ending
         )
         self.turns.on_failure = self._rollbacks.failed
+        self._bedtime = Bedtime(self.turns, self._hands)
         self._events = NodeEvents(places, self._mesh, self._revisions, self._keys)
         self._senses.on_events = self._events.told
         self._key_words = self._hearing.key_words = KeyWords(self._keys, self._mesh, self._events)
@@ -200,6 +202,7 @@ class Node:
                 "events": self._events.ensure,
                 "registry": lambda _: self._registry.facts(),
                 **self._errors.operations,
+                **self._bedtime.operations,
                 **self._key_words.operations,
                 **self._leaders.operations,
                 **self._configs.operations,
@@ -246,7 +249,9 @@ class Node:
             self._rules.begin(remembered)
             self._leaders.begin()
             self._fence.begin(revision)
-            log.info("node.adopted", adopted=found.adopted, outlived=found.outlived, ended=found.ended)
+            log.info(
+                "node.adopted", adopted=found.adopted, outlived=found.outlived, ended=found.ended, asleep=found.asleep
+            )
             if revision.down and not (found.adopted or found.outlived):
                 # the cluster was taken down and is down: whoever boots this node is about to bring it up again
                 self._acting.act_later_on(revision)
@@ -352,6 +357,7 @@ class Node:
         if removed:
             self._mesh.copies.publish_all()
         self._rules.changed(changed, removed)
+        self._bedtime.changed(changed)
 
     def _remember_all(self) -> None:
         self._remembered.begin(self._remembering.of(self._core.processes.values()))

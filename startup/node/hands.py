@@ -18,6 +18,7 @@ from agentkit.errors import AgentkitError
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from agentkit.transport.gate import HANDED_OVER, SUCCEEDED
+from startup.node.asleep import told
 from startup.node.bounds import Bounds
 from startup.node.configs import Configs
 from startup.node.doors import Doors
@@ -29,6 +30,7 @@ from startup.node.orders import NOTHING, fork_order, listening_on, machine_of
 from startup.node.paths import Places, own_folder
 from startup.node.probes import log_size
 from startup.node.readiness import Waits
+from startup.node.sleepers import Sleepers
 from startup.node.sockets import AgentSockets
 from startup.node.store import Incarnations
 from startup.node.turns import Turns
@@ -43,6 +45,7 @@ from startup.plan.actions import (
     Fork,
     ForkBeside,
     Kill,
+    LieDown,
     OpenListeners,
     ProbeExternal,
     ProbeReady,
@@ -50,6 +53,7 @@ from startup.plan.actions import (
     Terminate,
 )
 from startup.plan.phase import Phase
+from startup.plan.sleep import CONNECTION
 from startup.spec.fleet import AgentSpec, Fleet
 
 log = get_logger("node.hands")
@@ -109,6 +113,10 @@ class Hands:
         self.bounds = Bounds(places)
         self.bounds.on_over = self._is_over_limit
         self._endgame = Endgame(str(places.control), self.bounds)
+        self.sleepers = Sleepers(
+            on_knock=self._knocked,
+            answer=lambda who, path: told(self._core.processes.get(who), path, places.data(who.instance)),
+        )
         self._waits = Waits()
         self._tasks: set[asyncio.Task[None]] = set()
         self._gates: dict[Incarnation, Gate] = {}
@@ -127,8 +135,12 @@ class Hands:
             case Release(_, incarnation):
                 self._open_gate(incarnation)
             case OpenListeners(id):
+                self.sleepers.rouse(id)
                 self._hold_ports(id)
+            case LieDown(id):
+                self._watch_over(id)
             case CloseListeners(id):
+                self.sleepers.rouse(id)
                 self.sockets.close(id)
                 self._zygote.forget(str(id))
             case Terminate() | Abort() | Kill():
@@ -201,6 +213,7 @@ class Hands:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._waits.close()
+        self.sleepers.close()
         for running in self.running.values():
             os.close(running.pidfd)
         self.running.clear()
@@ -220,6 +233,7 @@ class Hands:
         return revision.fleet
 
     def _order(self, id: AgentId) -> None:
+        self.sleepers.rouse(id)  # what comes from here on is for the process
         spec = self._core.processes[id].spec
         incarnation = self._incarnations.take()
         key = self._key()
@@ -302,6 +316,27 @@ class Hands:
             self.sockets.open(id, self._wanted(self._core.processes[id].spec))
         except _FORK_ERRORS as exc:
             log.warning("agent.port", agent=str(id), error=str(exc))  # tried again, and told, when it is forked
+
+    # -- sleep
+
+    def _watch_over(self, id: AgentId) -> None:
+        p = self._core.processes[id]
+        had_them = self.sockets.has(id)
+        try:
+            fds = self.sockets.open(id, self._wanted(p.spec))
+        except _FORK_ERRORS as exc:
+            # Nobody could wake it, so it does not sleep: it starts, which tells what is wrong with its port
+            log.error("agent.port", agent=str(id), error=str(exc))
+            self._core.wake(id, str(exc), self._turns.now_s())
+            self._turns.soon()
+            return
+        if not had_them:
+            self._zygote.keep(str(id), fds)
+        self.sleepers.lay(id, fds)
+
+    def _knocked(self, id: AgentId) -> None:
+        self._core.wake(id, CONNECTION, self._turns.now_s())
+        self._turns.soon()
 
     # -- signals and ends
 

@@ -10,6 +10,7 @@ from agentkit.names import AgentId, Incarnation
 from startup.plan.phase import ALIVE, Health, Phase
 from startup.plan.process import Leaving, Process
 from startup.plan.row import Stamps
+from startup.plan.sleep import Sleep
 from startup.plan.swap import Role
 from startup.spec.fleet import AgentSpec
 
@@ -19,6 +20,7 @@ _PLAIN: Final = (
 )  # fmt: skip
 
 _STAMPS: Final = tuple(found.name for found in fields(Stamps))
+_SLEEP: Final = tuple(found.name for found in fields(Sleep))
 
 
 def facts_of(p: Process, digest: str, base: str = "") -> dict[str, Any]:
@@ -40,6 +42,7 @@ def facts_of(p: Process, digest: str, base: str = "") -> dict[str, Any]:
         "key": p.key,
         "state": dict(p.state),
         "away": p.away,
+        "sleep": None if p.sleep is None else {name: getattr(p.sleep, name) for name in _SLEEP},
         "deadline_s": p.deadline_s if p.phase in (Phase.BACKOFF, Phase.FAILED) else None,
     }
 
@@ -99,9 +102,27 @@ def process_of(facts: Mapping[str, Any], spec: AgentSpec) -> Process:
         key=facts.get("key", ""),
         state=facts.get("state", {}),
         away=facts.get("away", ""),
+        sleep=None if facts.get("sleep") is None else Sleep(**facts["sleep"]),
         deadline_s=facts["deadline_s"],
         **{name: facts[name] for name in _PLAIN},
     )
+
+
+def after_boot(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What is left to remember when the machine was booted since: that it sleeps. Monotonic times mean nothing any more."""
+    if facts.get("phase") != Phase.HIBERNATED or not facts.get("sleep"):
+        return None
+    sleep = {**facts["sleep"], "due_s": None, "woken_s": None, "took_s": None}
+    return {
+        **facts,
+        "sleep": sleep,
+        "since_s": 0.0,
+        "fed_s": None,
+        "failures": [],
+        "streak": 0,
+        "stamps": {},
+        "beside": None,
+    }
 
 
 def without_process(p: Process) -> Process:

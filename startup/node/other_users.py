@@ -16,7 +16,9 @@ from startup.plan.reconcile import Reconciler
 #: Of docs/control.md. Who is where:
 _TOLD: Final = frozenset({"directory", "names", "events", "ping"})
 #: ... and what an agent says as itself, with its `id`.
-_OWN: Final = frozenset({"attach", "report", "lead", "resign", "watch_config", "config_taken"})
+_OWN: Final = frozenset(
+    {"attach", "report", "lead", "resign", "watch_config", "config_taken", "sleep", "asleep", "awake"}
+)
 #: ... and what is remembered for as long as the connection lasts; a fleet of 1,000 agents has as many names.
 _GO_ON: Final = frozenset({"directory", "lead", "watch_config"})
 MAX_FOLLOWED: Final = 10_000

@@ -17,6 +17,7 @@ import msgpack
 
 from agentkit.names import Incarnation
 from startup.errors import Conflict, Refused
+from startup.node.memory import after_boot
 from startup.node.paths import Places, write_atomically
 from startup.plan.revision import CONTROL_VERSION, Revision
 from startup.plan.words import in_words
@@ -164,15 +165,17 @@ class Remembered:
         self._file: IO[bytes] | None = None
 
     def load(self) -> dict[str, Facts]:
-        """Empty when there is nothing readable, or it is from before the machine booted: its pids and times mean nothing now."""
+        """Empty when there is nothing readable. Of what is from before the machine booted only who slept: pids and times mean nothing
+        now."""
         try:
             kept = msgpack.unpackb(self._snapshot.read_bytes(), strict_map_key=False)
-            if kept["boot"] != _boot_id():
-                return {}
+            is_of_this_boot = kept["boot"] == _boot_id()
             facts = dict(kept["processes"])
         except (OSError, ValueError, TypeError, KeyError):
             return {}
         facts.update(self._read_changes())
+        if not is_of_this_boot:
+            facts = {id: found and after_boot(found) for id, found in facts.items()}
         return {id: found for id, found in facts.items() if found is not None}
 
     def begin(self, facts: Mapping[str, Facts]) -> None:

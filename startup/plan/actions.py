@@ -23,6 +23,14 @@ class CloseListeners:
 
 
 @dataclass(frozen=True, slots=True)
+class LieDown:
+    """Nobody serves the slot's sockets: watch them, answer for it, and tell `wake` of the first connection, until it is forked or its
+    ports are given back."""
+
+    id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
 class Fork:
     """Fork the slot's process; answered with `forked` or `fork_failed`."""
 
@@ -95,6 +103,7 @@ class ProbeExternal:
 Action: TypeAlias = (
     OpenListeners
     | CloseListeners
+    | LieDown
     | Fork
     | ForkBeside
     | Release

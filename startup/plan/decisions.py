@@ -7,7 +7,7 @@ from typing import Final
 
 from agentkit.names import AgentId
 from startup.plan import process as proc
-from startup.plan import reconfigure, swap
+from startup.plan import reconfigure, sleeping, swap
 from startup.plan.actions import CloseListeners, ProbeExternal
 from startup.plan.blockers import View, blockers, trouble
 from startup.plan.desired import Desired
@@ -168,7 +168,10 @@ class Decisions:
         if spec is not p.spec:
             is_new = p.phase in (Phase.FAILED, Phase.BACKOFF, Phase.COMPLETED) and not proc.runs(p, spec)
             after = replace(p, spec=spec, digest="")
-            slots.put(p, proc.wanted(after, slots.now_s) if is_new else after)
+            if p.phase is Phase.HIBERNATED:
+                slots.put(p, sleeping.revised(p, spec, slots.now_s))
+            else:
+                slots.put(p, proc.wanted(after, slots.now_s) if is_new else after)
             p = slots.processes[p.id]
         if p.phase in _IDLE or p.because == str(p.id):
             slots.put(p, proc.wanted(p, slots.now_s))

@@ -4,7 +4,7 @@
     waiting -> forked -> importing -> starting -> ready          unblocked, then what the process says of itself
     any alive -> stopping -> stopped | waiting | (failure)       told to go, or going by itself
     failure -> waiting (at once) | backoff -> waiting | failed -> waiting (slowly)
-    a task's exit 0 -> completed
+    a task's exit 0 -> completed; an agent's EXIT_ASLEEP -> hibernated -> waiting (sleeping.py)
 
 Times are monotonic seconds. Each function asserts nothing about its source phase that a race could break: an event that
 no longer fits (READY from a process that was told to go) leaves the process as it is.
@@ -22,10 +22,22 @@ from enum import StrEnum
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from agentkit.agent.orders import EXIT_ASLEEP
 from agentkit.names import AgentId, Incarnation
-from startup.plan.actions import Abort, Action, CloseListeners, Fork, Kill, OpenListeners, ProbeReady, Terminate
+from startup.plan.actions import (
+    Abort,
+    Action,
+    CloseListeners,
+    Fork,
+    Kill,
+    LieDown,
+    OpenListeners,
+    ProbeReady,
+    Terminate,
+)
 from startup.plan.phase import ALIVE, COMING_UP, GOING, Health, Phase
 from startup.plan.row import Stamps
+from startup.plan.sleep import Sleep
 from startup.plan.words import as_cause, describe_exit, in_words
 from startup.spec.fleet import AgentSpec, AgentTarget
 
@@ -51,6 +63,7 @@ class Leaving(StrEnum):
     QUARANTINE = "quarantined"  #: a rule of `on_error` took it out of service
     LIMIT = "over its limit"
     ITSELF = "left by itself"  #: it said STOPPING=1 unasked
+    SLEEP = "falling asleep"  #: it asked, and may; still ready for everybody else
 
 
 #: We asked, so its exit is no failure.
@@ -102,6 +115,7 @@ class Process:
     base: str = ""  #: as `digest`, without the config
     offered: AgentSpec | None = None  #: whose config it was told, and has not answered for yet
     config_refused: str = ""  #: digest of the spec whose config it did not take
+    sleep: Sleep | None = None  #: of its sleeps, once it slept
     refused: str = ""  #: digest of the spec that no successor could be had for, in this revision
 
     @property
@@ -239,7 +253,10 @@ def ready(
     # an agent's runtime feeds the watchdog by itself, so it is expected to from here on; a program only once it did
     fed_s = now_s if isinstance(p.spec.target, AgentTarget) else p.fed_s
     stamps = replace(p.stamps, ready_s=now_s)
-    p = _to(p, Phase.READY, now_s, stamps=stamps, timeouts_s=told_s, traits=told, fed_s=fed_s, away="")
+    sleep = p.sleep and p.sleep.ready(now_s)
+    p = _to(
+        p, Phase.READY, now_s, stamps=stamps, timeouts_s=told_s, traits=told, fed_s=fed_s, sleep=sleep, away=""
+    )  # fmt: skip
     return replace(p, deadline_s=_watchdog_deadline_s(p))
 
 
@@ -253,7 +270,7 @@ def fed(p: Process, now_s: float) -> Process:
 
 def leaves(p: Process, now_s: float) -> Process:
     """STOPPING=1: expected when we asked; else it has its grace period and then counts as failed."""
-    if p.phase not in ALIVE or p.phase in GOING:
+    if p.phase not in ALIVE or p.phase in GOING or p.leaving is Leaving.SLEEP:
         return p
     return _to(p, Phase.STOPPING, now_s, leaving=Leaving.ITSELF, deadline_s=now_s + p.spec.shutdown_grace_s)
 
@@ -321,6 +338,8 @@ def gone(p: Process, now_s: float) -> Process:
     """It has ended; what it left behind is still being cleared away. `exited` follows."""
     if p.phase not in ALIVE:
         return p
+    if p.leaving is Leaving.SLEEP:
+        return replace(p, pid=None, deadline_s=None)  # a moment more, and it sleeps: nobody need know of this one
     phase = Phase.DRAINING if p.phase is Phase.DRAINING else Phase.STOPPING  # draining: its successor is next
     return _to(p, phase, now_s, leaving=p.leaving, pid=None)
 
@@ -329,6 +348,8 @@ def exited(p: Process, code: int | None, now_s: float, random: Random, *, over: 
     """Nothing of it is left. `code`: its exit code, -N for signal N, None when nobody could reap it. `over`: the limit that the
     kernel killed it for."""
     lived_s = now_s - (p.stamps.forked_s if p.stamps.forked_s is not None else p.since_s)
+    if p.leaving not in ASKED and (code == EXIT_ASLEEP or (code is None and p.leaving is Leaving.SLEEP)):
+        return _fallen_asleep(p, now_s)
     how = describe_exit(code)
     if p.leaving not in ASKED and p.leaving is not Leaving.NO:
         how = f"{p.leaving.value} ({how})"
@@ -369,6 +390,28 @@ def due(p: Process, now_s: float) -> Outcome:
         p = replace(p, excuse=f"its loop was stuck for {in_words(p.spec.watchdog_s)}; the stacks are in its log")
         return _abort(p, now_s, Leaving.WATCHDOG)
     return replace(p, deadline_s=None), []
+
+
+def taken_up(p: Process, now_s: float) -> Process:
+    """Wanted once more, by whoever may want it: its budget goes on."""
+    return _to(p, Phase.WAITING, now_s, **_BLANK, stamps=Stamps(wanted_s=now_s))
+
+
+def _fallen_asleep(p: Process, now_s: float) -> Outcome:
+    """Nothing of it is left, as it wanted."""
+    due_s = p.sleep.due_s if p.sleep else None
+    p = _to(
+        p,
+        Phase.HIBERNATED,
+        now_s,
+        **_BLANK,
+        pid=None,
+        status_text="",
+        fed_s=None,
+        deadline_s=due_s,
+        sleep=p.sleep or Sleep(),
+    )
+    return p, [LieDown(p.id)]
 
 
 def _left(p: Process, now_s: float) -> Outcome:
@@ -414,7 +457,7 @@ def _abort(p: Process, now_s: float, why: Leaving) -> Outcome:
 def _watchdog_deadline_s(p: Process) -> float | None:
     if p.fed_s is None or not p.spec.watchdog_s:
         return None
-    at_s = p.fed_s + p.spec.watchdog_s
+    at_s = p.fed_s + p.spec.watchdog_s + (p.spec.shutdown_grace_s if p.leaving is Leaving.SLEEP else 0.0)
     # a second more or less does not matter to a long one, and 84 agents that became ready one by one share a wake-up
     return math.ceil(at_s) if p.spec.watchdog_s >= _LONG_WATCHDOG_S else at_s
 

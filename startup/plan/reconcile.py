@@ -25,7 +25,7 @@ from typing import TypeAlias
 
 from agentkit.names import AgentId, Incarnation
 from startup.plan import process as proc
-from startup.plan import swap
+from startup.plan import sleeping, swap
 from startup.plan.actions import Action, Fork
 from startup.plan.blockers import Seen
 from startup.plan.decisions import Decisions
@@ -36,6 +36,8 @@ from startup.plan.process import Leaving, Process
 from startup.plan.revision import Revision
 from startup.plan.rollout import Failure
 from startup.plan.row import AgentRow
+from startup.plan.sleep import DEPENDANT, TIMER
+from startup.plan.sleeping import Refusal, Wish
 from startup.plan.slots import Slots
 
 #: What may happen to a process: a function of process.py with its facts bound.
@@ -212,6 +214,36 @@ class Reconciler:
         ids = [p.id for p in self.processes.values() if p.phase in (Phase.FAILED, Phase.BACKOFF)]
         return self.restart(ids, now_s)
 
+    def sleep(self, id: AgentId, incarnation: Incarnation, wish: Wish, now_s: float, wall_s: float) -> Refusal | None:
+        """An agent wants to sleep; None: it may, and then ends with EXIT_ASLEEP, or says that it stays awake."""
+        self._slots.now_s = now_s
+        p = self.processes.get(id)
+        if p is None or p.incarnation != incarnation:
+            return Refusal("this process is not the one that its slot is known by")
+        found = sleeping.asks(p, wish, now_s, wall_s)
+        if isinstance(found, Refusal):
+            return found
+        self._slots.put(p, found)
+        return None
+
+    def wake(self, id: AgentId, why: str, now_s: float) -> bool:
+        """Whether it slept, and is forked as soon as what it requires is there; with what it depends on here, if its file says so."""
+        self._slots.now_s = now_s
+        p = self.processes.get(id)
+        if p is None or p.phase is not Phase.HIBERNATED:
+            return False
+        self._slots.put(p, sleeping.woken(p, why, now_s))
+        if p.spec.hibernate.wake_dependencies:
+            for dependency in p.spec.dependencies:
+                for below in dependency.agents:
+                    self.wake(below, DEPENDANT, now_s)
+        return True
+
+    def lie_down(self, p: Process, now_s: float, wall_s: float) -> None:
+        """A slot that slept when an earlier node ended."""
+        self._slots.now_s = now_s
+        self._slots.put(None, sleeping.found_again(p, now_s, wall_s))
+
     # -- decisions
 
     def step(self, now_s: float) -> Step:
@@ -222,7 +254,10 @@ class Reconciler:
             p = self.processes.get(id)
             if p is not None:
                 slots.dirty[id] = None
-                slots.put(p, swap.due(p, now_s))
+                if p.phase is Phase.HIBERNATED and p.deadline_s is not None and p.deadline_s <= now_s:
+                    self.wake(id, TIMER, now_s)
+                else:
+                    slots.put(p, swap.due(p, now_s))
         rolling = self._decisions.rolling
         rolling.advance()
         while slots.dirty or slots.begun_anew:

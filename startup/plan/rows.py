@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from agentkit.directory.base import INBOX, INBOX_LOCAL
 from agentkit.names import is_loopback
@@ -80,6 +81,7 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
         roll_error=p.roll_error,
         light_sleep=p.light_sleep,
         rolled=p.rolled,
+        sleep=sleep_facts(p),
         status_text=p.status_text,
         requests=p.requests,
         errors=p.errors,
@@ -87,6 +89,24 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
         log=f"{place.logs}/{p.id.instance}.log",
         version=version,
     )
+
+
+def sleep_facts(p: Process) -> Mapping[str, Any]:
+    """How it sleeps and wakes: `since_s` and `wakes_at_s` are seconds since the epoch, None while it is awake."""
+    sleep = p.sleep
+    if sleep is None:
+        return {}
+    is_asleep = p.phase is Phase.HIBERNATED
+    return {
+        "since_s": sleep.since_wall_s if is_asleep else None,
+        "wakes_at_s": sleep.wake_wall_s if is_asleep else None,
+        "given_back_mb": sleep.given_back_mb if is_asleep else None,
+        "wakes": sleep.wakes,
+        "useless": sleep.useless,
+        "woken_by": sleep.why,
+        "wake_took_s": sleep.took_s,
+        "veto": sleep.veto,
+    }
 
 
 def wall(stamps: Stamps, offset_s: float) -> Stamps:

@@ -90,10 +90,11 @@ class HealthCheckPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HibernatePolicy:
-    """When it sleeps: idle for `after_s`."""
+    """When it sleeps: idle for `after_s`; and how deep."""
 
     after_s: float = 300.0
     depth: Literal["light", "deep", "never"] = "light"
+    wake_dependencies: bool = False  #: who wakes it from deep sleep wakes those that it depends on, on its machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,6 +112,9 @@ class HibernateModel(Model):
         "light",
         description="light: connections, caches and resources are released; deep: the process exits, its port is kept; never.",
     )
+    wake_dependencies: bool = Field(
+        False, description="Who wakes it from deep sleep wakes those that it depends on, too, on its own machine."
+    )
 
 
 class OnErrorModel(Model):

@@ -248,7 +248,11 @@ def _spec(
         trace_sample=settings.trace.sample,
         roll=settings.roll,
         state=state_of(settings.state),
-        hibernate=HibernatePolicy(after_s=settings.hibernate.after, depth=settings.hibernate.depth),
+        hibernate=HibernatePolicy(
+            after_s=settings.hibernate.after,
+            depth=settings.hibernate.depth,
+            wake_dependencies=settings.hibernate.wake_dependencies,
+        ),
         resource_memory_bytes=settings.resource_memory,
         policy=policy_of(settings.serve, settings.calls) if is_agent else {},
         on_error=tuple(_error_rule(rule) for rule in rules_of(settings.on_error)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from startup.spec.fleet import AgentSpec
 from startup.spec.problem import Problem
 from startup.spec.resolve import Resolved
 
@@ -26,17 +25,3 @@ def unserved(resolved: Resolved) -> Iterator[Problem]:
         place = str(resolved.settings.place_of("consul"))
         found = "how Consul is reached, but `registry` is not consul: it is not asked"
         yield Problem(severity="warning", check="registry", place=place, at="consul", found=found)
-    deep = [spec for spec in fleet.agents if spec.hibernate.depth == "deep"]
-    yield from _of_agents(resolved, "hibernate", deep, "not acted on in full yet: it sleeps lightly")
-
-
-def _of_agents(resolved: Resolved, key: str, specs: list[AgentSpec], what: str) -> Iterator[Problem]:
-    if specs:
-        others = f" (and {len(specs) - 1} more)" if len(specs) > 1 else ""
-        yield Problem(
-            severity="warning",
-            check="unserved",
-            place=resolved.place(specs[0].id, key),
-            at=f"{resolved.entries[specs[0].id].at}.{key}",
-            found=f"`{key}` of {specs[0].name}{others} is {what}",
-        )

@@ -65,8 +65,9 @@ def agent_with_figures(row: AgentRow, now_s: float) -> dict[str, Any]:
         "last_exit": row.last_exit,
         "last_error": row.last_error,
         "status_text": row.status_text,
-        "asleep": "light" if row.light_sleep.get("is_asleep") else None,
+        "asleep": "deep" if row.phase is Phase.HIBERNATED else "light" if row.light_sleep.get("is_asleep") else None,
         "light_sleep": dict(row.light_sleep),
+        "sleep": dict(row.sleep),
         "roll": row.roll,
         "roll_error": row.roll_error,
         "log": row.log,
@@ -117,7 +118,10 @@ def why(row: AgentRow) -> str:
             return row.reason or ("waits for " + ", ".join(row.waiting_for) if row.waiting_for else "")
         case Phase.SKIPPED:
             return row.reason or (f"{row.because} failed" if row.because else "")
-        case Phase.READY | Phase.HIBERNATED | Phase.COMPLETED:
+        case Phase.HIBERNATED:
+            mb = row.sleep.get("given_back_mb")
+            return row.reason or (f"{mb:.1f} MB given back" if mb else "")
+        case Phase.READY | Phase.COMPLETED:
             return f"not replaced, it serves on: {row.roll_error}" if row.roll_error else row.reason or row.roll
         case _:
             return row.reason or row.last_error or row.last_exit

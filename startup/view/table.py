@@ -77,6 +77,7 @@ def agent_lines(
         ),
         ("remembers", _remembers(row.state, now_s)),
         ("light sleep", lightly(row.light_sleep, now_s)),
+        ("sleep", sleep_in_words(row.sleep, now_s)),
         ("log", row.log),
     ]
     lines = [paint(str(row.id), BOLD, on=colour)]
@@ -100,6 +101,27 @@ def _remembers(state: Mapping[str, Any], now_s: float) -> str:
         f"{what}: {state[key]}" for key, what in (("trouble", "NOT SAVED"), ("fallback", "FELL BACK")) if key in state
     )
     return "; ".join((f"in {state.get('store')}: {kept}", *wrong))
+
+
+def sleep_in_words(sleep: Mapping[str, Any], now_s: float) -> str:
+    """How it sleeps, slept last, or why it does not."""
+    if not sleep:
+        return ""
+    said = []
+    if sleep["since_s"] is not None:
+        said.append(f"asleep for {duration(max(0.0, now_s - sleep['since_s']))}")
+        if sleep["given_back_mb"]:
+            said.append(f"{sleep['given_back_mb']:.1f} MB given back")
+        if sleep["wakes_at_s"] is not None:
+            said.append(f"wakes by itself in {duration(max(0.0, sleep['wakes_at_s'] - now_s))}")
+    elif sleep["veto"]:
+        said.append(f"stays awake: {sleep['veto']}")
+    if sleep["wakes"]:
+        took = f" in {duration(sleep['wake_took_s'])}" if sleep["wake_took_s"] is not None else ""
+        said.append(f"woken {count(sleep['wakes'], 'time')}, last by {sleep['woken_by']}{took}")
+    if sleep["useless"]:
+        said.append(f"the last {sleep['useless']} for nothing")
+    return ", ".join(said)
 
 
 _HEADING: Final = ("AGENT", "STATE", "PID", "UP", "MB", "CALLS", "NOTE")

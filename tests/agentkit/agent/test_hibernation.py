@@ -500,7 +500,10 @@ async def test_deep_sleep_that_can_not_be_stays_light_and_is_tried_again(monkeyp
 
 async def test_an_operators_word_says_whether_it_sleeps_deep() -> None:
     async with running(Sleeper) as sleeper:
-        assert await hibernation(sleeper.agent).sleep_now("deep") == "it sleeps lightly: it can not sleep deep"
+        assert (
+            await hibernation(sleeper.agent).sleep_now("deep")
+            == "it sleeps lightly: no node looks after it, so nobody would wake it"
+        )
         await sleeper.wake()
         await deepening(sleeper, True)
         assert await hibernation(sleeper.agent).sleep_now("deep") == ""

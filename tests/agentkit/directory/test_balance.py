@@ -104,11 +104,20 @@ def test_keys_spread_and_only_those_of_an_instance_that_goes_move() -> None:
     assert {after[key] for key in keys if before[key] == 2} == {0, 1}
 
 
-@pytest.mark.parametrize("phase", ["pending", "backoff", "starting", "hibernated", "draining", "forked", "stopping"])
+@pytest.mark.parametrize("phase", ["pending", "backoff", "starting", "draining", "forked", "stopping"])
 def test_one_that_is_coming_up_is_chosen_only_where_none_is_ready(phase: str) -> None:
     coming = record(1, phase)
     assert slots(coming, ONE, balance="least_in_flight", busy={0: 50}) == [0]
     assert slots(coming, balance="least_in_flight") == [1]
+
+
+def test_a_sleeper_is_woken_when_the_others_have_work_and_keeps_its_turns_and_keys() -> None:
+    asleep = record(1, "hibernated")
+    assert slots(asleep, ONE, balance="least_in_flight", busy={0: 2}) == [0]
+    assert slots(asleep, ONE, balance="least_in_flight", busy={0: 4}) == [1]
+    assert set(slots(asleep, ONE, balance="round_robin", calls=2)) == {0, 1}
+    for key in map(str, range(50)):
+        assert slots(record(0), asleep, balance="hash", key=key) == slots(record(0), record(1), balance="hash", key=key)
 
 
 @pytest.mark.parametrize("phase", ["failed", "stopped", "skipped", "unreachable", "completed"])

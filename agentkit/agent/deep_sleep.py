@@ -1,0 +1,227 @@
+"""How an agent goes to sleep for good: nothing of its process is left, and its node has it forked again when somebody calls.
+
+The order keeps every call (protocol.md, "Draining"):
+1. Nothing runs, no plain client is connected, the state is saved, and the node, which keeps the sockets, agrees. Else it stays awake.
+2. GOAWAY to all callers; they say BYE and close. Whoever says HELLO meanwhile is welcome, and the sleep is off: a caller that was sent
+   away knows that what it asked was not run, and comes back over a new channel.
+3. When nobody is left, libzmq is made to look away from the listeners: who connects from here on waits in the kernel's queue, for the next
+   process. (Where that can't be done, GOAWAY sends them there.)
+4. The agent stops as always and exits with EXIT_ASLEEP. Its node watches the listeners once nothing of it is left.
+
+Imported when somebody sleeps for the first time: an agent that never does pays nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from agentkit.agent.upkeep import LAST_FILE
+from agentkit.clock import now_s, wall_s
+from agentkit.directory.mesh import MeshDirectory
+from agentkit.errors import AgentkitError, CallError
+from agentkit.observe.log import get_logger
+from agentkit.resilience.deadline import Deadline
+from agentkit.transport.lookaway import look_away, look_back
+
+if TYPE_CHECKING:
+    from agentkit.runtime import AgentRuntime
+    from agentkit.settings import Depth
+
+log = get_logger("agentkit.sleep")
+
+#: Callers have so long to say BYE, in seconds; then the sleep is off.
+LEAVE_S: Final = 5.0
+#: Who was just being accepted when libzmq was made to look away is seen after so long, in seconds.
+SETTLE_S: Final = 0.003
+#: The text of the counters is left here, in the data directory.
+COUNTERS_FILE: Final = "asleep.prom"
+#: Gauges are about a process, and there is none: they are left out.
+_FAMILY: Final = re.compile(rb"^# TYPE (\S+) (\S+)")
+
+
+class StaysAwake(Exception):
+    """Why it does not sleep deep."""
+
+
+class NotAllowed(StaysAwake):
+    """Its node says so."""
+
+
+class DeepSleep:
+    """Of one agent that sleeps lightly: what hibernation.py calls to make it deep."""
+
+    def __init__(self, runtime: AgentRuntime) -> None:
+        self._runtime = runtime
+        self._is_asked = False  #: an operator wants it now
+
+    async def deepen(self) -> bool:
+        """True: nothing but the end of the process follows. False: it stays as it is, and `hibernation.why_light` says why."""
+        try:
+            await self._fall_asleep()
+        except StaysAwake as exc:
+            self._runtime.hibernation.why_light = str(exc)
+            log.info("agent.not_deep", why=str(exc))
+            return False
+        return True
+
+    async def obey(self, depth: Depth) -> None:
+        """An operator's word; the node is told what came of it, unless that is the end of the process."""
+        runtime = self._runtime
+        self._is_asked = True
+        try:
+            why = await runtime.hibernation.sleep_now(depth)
+        finally:
+            self._is_asked = False
+        if not runtime.is_asleep and isinstance(runtime._directory, MeshDirectory):
+            with contextlib.suppress(CallError):
+                await runtime._directory.ask("awake" if why else "asleep", **self._me(), why=why)
+
+    async def _fall_asleep(self) -> None:
+        self._check_quiet()
+        await self._save()
+        self._check_quiet()
+        node = self._node()
+        try:
+            await self._ask_node(node)
+            self._check_quiet()
+            await self._let_go()
+            self._leave_behind()
+        except NotAllowed:
+            raise
+        except BaseException as exc:
+            with contextlib.suppress(CallError):
+                await node.ask("awake", **self._me(), why=str(exc) if isinstance(exc, StaysAwake) else "it is needed")
+            raise
+        self._runtime.fall_asleep()
+
+    # -- before anybody is told
+
+    def _check_quiet(self) -> None:
+        runtime = self._runtime
+        inbox = runtime._inbox
+        if inbox is None or not runtime.running:
+            raise StaysAwake("it is not ready")
+        if why := runtime.hibernation.busy_with():
+            raise StaysAwake(why)
+        if names := runtime.leading.names:
+            raise StaysAwake(f"it leads, or stands for, {', '.join(names)}")
+        if inbox.strangers:
+            raise StaysAwake(_connected(inbox.strangers, inbox.last_plain))
+
+    async def _save(self) -> None:
+        try:
+            await self._runtime.save_state()
+        except AgentkitError as exc:
+            raise StaysAwake(f"its state can't be saved: {exc}") from exc
+
+    def _node(self) -> MeshDirectory:
+        directory = self._runtime._directory
+        if not isinstance(directory, MeshDirectory):
+            raise StaysAwake("no node looks after it, so nobody would wake it")
+        return directory
+
+    def _me(self) -> dict[str, Any]:
+        settings = self._runtime.settings
+        return {"id": str(settings.id), "incarnation": int(settings.incarnation)}
+
+    async def _ask_node(self, node: MeshDirectory) -> None:
+        runtime = self._runtime
+        wish = {
+            "calls": runtime.metrics_book.requests,
+            "memory_mb": round(runtime.report().memory_mb, 2),
+            "wake_in_s": self._wake_in_s(),
+            "asked": self._is_asked,
+        }
+        try:
+            await node.ask("sleep", **self._me(), **wish)
+        except CallError as exc:
+            raise NotAllowed(exc.message.removeprefix("awake: ")) from exc
+
+    def _wake_in_s(self) -> float | None:
+        due = self._runtime.due_s
+        return max(0.0, min(due.values()) - now_s()) if due else None
+
+    # -- callers
+
+    async def _let_go(self) -> None:
+        """Every caller has gone, and who comes from now on waits for the next process."""
+        inbox = self._runtime._inbox
+        assert inbox is not None
+        called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def on_call() -> None:
+            if not called.done():
+                called.set_result(None)
+
+        inbox.doze(on_call)
+        try:
+            await self._until_left(called)
+            self._look(away=True)
+            await asyncio.sleep(SETTLE_S)
+            inbox.safety_check()
+            if inbox.strangers or called.done() or self._runtime.hibernation.busy_with():
+                raise StaysAwake("somebody called in the last moment")
+        except BaseException:
+            self._look(away=False)
+            inbox.rouse()
+            raise
+        inbox.doze_off()
+
+    async def _until_left(self, called: asyncio.Future[None]) -> None:
+        inbox = self._runtime._inbox
+        assert inbox is not None
+        leaving = asyncio.ensure_future(inbox.left(Deadline.after(LEAVE_S)))
+        try:
+            await asyncio.wait((leaving, called), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+        if called.done():
+            raise StaysAwake("a call came")
+        if not leaving.done() or not leaving.result():
+            if inbox.strangers:
+                raise StaysAwake(_connected(inbox.strangers, inbox.last_plain))
+            names = sorted({peer.instance for peer in inbox.peers if peer.says_bye})
+            raise StaysAwake(f"callers did not say BYE: {', '.join(names[:5])}")
+
+    def _look(self, *, away: bool) -> None:
+        for listener in self._runtime.inbox_listeners():
+            (look_away if away else look_back)(listener)
+
+    # -- what is left behind
+
+    def _leave_behind(self) -> None:
+        """For the node to show, and for the next life to go on with."""
+        runtime = self._runtime
+        folder = runtime.settings.data_dir
+        offset_s = wall_s() - now_s()
+        last = {name: at_s + offset_s for name, at_s in runtime.last_s.items()}
+        try:
+            (folder / COUNTERS_FILE).write_bytes(counters_of(runtime.metrics()))
+            if last:
+                (folder / LAST_FILE).write_text(json.dumps(last))
+        except OSError as exc:
+            raise StaysAwake(f"{folder} can't be written to: {exc.strerror}") from exc
+
+
+def counters_of(text: bytes) -> bytes:
+    """Of a Prometheus exposition what only grows: counters and histograms, with their comments."""
+    kept: list[bytes] = []
+    help_line, is_kept = b"", False
+    for line in text.splitlines(keepends=True):
+        if line.startswith(b"# HELP"):
+            help_line, is_kept = line, False
+        elif (found := _FAMILY.match(line)) is not None:
+            is_kept = found[2] in (b"counter", b"histogram") and not found[1].startswith(b"process_")
+            kept += [help_line, line] if is_kept else []
+        elif is_kept:
+            kept.append(line)
+    return b"".join(kept)
+
+
+def _connected(count: int, name: str) -> str:
+    last = f", the last of whom called itself {name}" if name else ""
+    many = "a client is" if count == 1 else f"{count} clients are"
+    return f"{many} connected by a plain socket{last}: it would connect again at once, and can't be told to wait"

@@ -1,0 +1,144 @@
+"""Who sleeps and who does not: what agents ask of their node, and what operators ask of both.
+
+sleep {id, incarnation, calls, memory_mb, wake_in_s, asked}   an agent wants to go; refused (`awake`) with a reason
+asleep {id, incarnation}          it was told to sleep lightly, and does
+awake {id, incarnation, why}      it was told to sleep, or was about to, and stays
+hibernate {agents, depth}         an operator; answered once it is known of each whether it sleeps
+wake {agents}"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from agentkit.agent.orders import HIBERNATE, WAKE
+from agentkit.clock import SYSTEM_CLOCK
+from agentkit.errors import BadRequest
+from agentkit.names import AgentId, Incarnation, matching
+from startup.errors import Refused
+from startup.node.hands import Hands
+from startup.node.turns import Turns
+from startup.plan.phase import Phase
+from startup.plan.process import Process
+from startup.plan.sleep import OPERATOR
+from startup.plan.sleeping import Wish, can_sleep, stays_awake
+
+#: How long an operator waits to hear whether an agent sleeps, in seconds: what runs in it may be finished first.
+ANSWER_S: Final = 30.0
+MAX_TEXT: Final = 500
+
+
+class Bedtime:
+    """Belongs to the running loop. `changed` with every turn that changed something."""
+
+    def __init__(self, turns: Turns, hands: Hands) -> None:
+        self._turns = turns
+        self._core = turns.core
+        self._hands = hands
+        self._waiting: dict[AgentId, list[asyncio.Future[str]]] = {}  # of why it stays awake, or ""
+
+    @property
+    def operations(self) -> Mapping[str, Callable[[Mapping[str, Any]], Any]]:
+        return {
+            "sleep": self._sleep,
+            "asleep": self._asleep,
+            "awake": self._awake,
+            "hibernate": self._hibernate,
+            "wake": self._wake,
+        }
+
+    def changed(self, slots: Iterable[Process]) -> None:
+        """Some slots are not what they were."""
+        if not self._waiting:
+            return
+        for p in slots:
+            if p.phase is Phase.HIBERNATED:
+                self._decided(p.id, "")
+            elif p.phase is not Phase.READY:
+                self._decided(p.id, f"it is {p.phase.value}")
+
+    # -- agents
+
+    def _sleep(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        id, incarnation = AgentId.parse(said["id"]), Incarnation(int(said["incarnation"]))
+        wake_in_s = said.get("wake_in_s")
+        wish = Wish(
+            calls=int(said.get("calls", 0)),
+            memory_mb=float(said.get("memory_mb", 0.0)),
+            wake_in_s=None if wake_in_s is None else max(0.0, float(wake_in_s)),
+            is_asked=bool(said.get("asked")),
+        )
+        if not self._hands.sockets.has(id):
+            raise Refused("awake", "its node does not have its sockets, so nobody would hear who knocks")
+        refusal = self._core.sleep(id, incarnation, wish, self._turns.now_s(), SYSTEM_CLOCK.wall_s())
+        if refusal is not None:
+            raise Refused("awake", refusal.why, {"retry_s": refusal.retry_s})
+        self._turns.soon()
+        return {}
+
+    def _awake(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        id, incarnation = AgentId.parse(said["id"]), Incarnation(int(said["incarnation"]))
+        why = str(said.get("why", ""))[:MAX_TEXT] or "it stays awake"
+        self._core.on(id, lambda p: stays_awake(p, why), self._turns.now_s(), incarnation=incarnation)
+        self._decided(id, why)
+        self._turns.soon()
+        return {}
+
+    def _asleep(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        self._decided(AgentId.parse(said["id"]), "")
+        return {}
+
+    # -- operators
+
+    async def _hibernate(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        depth = str(said.get("depth", "deep"))
+        number = {str(name): number for name, number in HIBERNATE.items()}.get(depth)
+        if number is None:
+            raise BadRequest(f"depth {depth!r}: want one of {', '.join(HIBERNATE)}")
+        ids = self._named(said["agents"])
+        told = {id: self._told(id, number) for id in ids}
+        answers = {id: await found if isinstance(found, asyncio.Future) else found for id, found in told.items()}
+        return {
+            "asleep": [str(id) for id, why in answers.items() if not why],
+            "awake": {str(id): why for id, why in answers.items() if why},
+        }
+
+    def _told(self, id: AgentId, number: signal.Signals | int) -> asyncio.Future[str] | str:
+        """Why it does not sleep; "": it does already; or what that will come to."""
+        p, running = self._core.processes[id], self._hands.of(id)
+        if p.phase is Phase.HIBERNATED:
+            return ""
+        if why := can_sleep(p.spec):
+            return why
+        if p.phase is not Phase.READY or running is None:
+            return f"it is {p.phase.value}"
+        loop = asyncio.get_running_loop()
+        decided: asyncio.Future[str] = loop.create_future()
+        self._waiting.setdefault(id, []).append(decided)
+        late = loop.call_later(ANSWER_S, self._decided, id, f"it did not say so within {ANSWER_S:.0f} s")
+        decided.add_done_callback(lambda _: late.cancel())
+        signal.pidfd_send_signal(running.pidfd, number)
+        return decided
+
+    def _wake(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        ids = self._named(said["agents"])
+        woken = [id for id in ids if self._core.wake(id, OPERATOR, self._turns.now_s())]
+        self._turns.soon()
+        for id in ids:
+            p, running = self._core.processes[id], self._hands.of(id)
+            if p.phase is Phase.READY and running is not None and not can_sleep(p.spec):
+                signal.pidfd_send_signal(running.pidfd, WAKE)
+        return {"woken": [str(id) for id in woken]}
+
+    def _named(self, texts: Iterable[Any]) -> list[AgentId]:
+        found: dict[AgentId, None] = {}
+        for text in texts:
+            found.update(dict.fromkeys(matching(str(text), self._core.processes, here=self._core.machine)))
+        return list(found)
+
+    def _decided(self, id: AgentId, why: str) -> None:
+        for future in self._waiting.pop(id, ()):
+            if not future.done():
+                future.set_result(why)
