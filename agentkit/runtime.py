@@ -9,7 +9,7 @@ import socket
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from agentkit.agent import gauges
+from agentkit.agent import gauges, left_behind
 from agentkit.agent.base import BaseAgent
 from agentkit.agent.blocking import BlockingCaller
 from agentkit.agent.body import Body
@@ -34,7 +34,7 @@ from agentkit.agent.stateful import keeper_of
 from agentkit.agent.tasks import Tasks
 from agentkit.agent.telling import Teller
 from agentkit.agent.threads import FromThreads
-from agentkit.agent.upkeep import TICK_ASLEEP_S, TICK_S, Checks, due_s, lasts_left
+from agentkit.agent.upkeep import TICK_ASLEEP_S, TICK_S, Checks, due_s, resumed
 from agentkit.clock import now_s, wall_s
 from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord, Directory
 from agentkit.directory.mesh import MeshDirectory
@@ -244,6 +244,9 @@ class AgentRuntime:
         await self._checks.once()
         if not self._checks.board.all_passed_once:
             raise StartupError(f"not healthy: {self._checks.board.verdict.reason}")
+        left = left_behind.take(self.settings.data_dir)
+        self._single.last_s.update(resumed(self.agent, left.ran_s))
+        self.events.seen(left.streams)
         await self._single.before_ready()
         self._open_inbox()
         self.phase = "ready"
@@ -302,6 +305,10 @@ class AgentRuntime:
     def due_s(self) -> Mapping[str, float]:
         """When each is due."""
         return due_s(self.agent, self._pace, self._single.last_s)
+
+    def promised_s(self) -> float:
+        """For how long an answer is promised to who repeats an idempotency key."""
+        return max(0.0, self._dispatcher.sharing.promised_until_s - now_s())
 
     def inbox_listeners(self) -> list[socket.socket]:
         return [self._listeners[name] for name in (INBOX_LOCAL, INBOX) if name in self._listeners]
@@ -371,7 +378,6 @@ class AgentRuntime:
         self._tasks.spawn("tick", self._tick)
         for check in self._checks.forever():
             self._tasks.spawn("checks", check)
-        self._single.last_s.update(lasts_left(self.settings.data_dir, self.agent))
         self._single.begin()
         self.hibernation.begin()
         if self._keeper is not None:

@@ -82,6 +82,7 @@ class HibernateSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     after_s: float = Field(300.0, gt=0, allow_inf_nan=False)
     depth: Literal["light", "deep", "never"] = "light"
+    events: Literal["wake", "count"] = "wake"
 
 
 class AgentSettings(BaseModel):

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from agentkit.agent.upkeep import LAST_FILE
-from agentkit.clock import now_s, wall_s
+from agentkit.agent import left_behind
+from agentkit.clock import now_s
 from agentkit.directory.mesh import MeshDirectory
 from agentkit.errors import AgentkitError, CallError
 from agentkit.observe.log import get_logger
@@ -108,6 +107,12 @@ class DeepSleep:
             raise StaysAwake(why)
         if names := runtime.leading.names:
             raise StaysAwake(f"it leads, or stands for, {', '.join(names)}")
+        if (left_s := runtime.promised_s()) > 0:
+            raise StaysAwake(f"answers to idempotency keys are promised for another {left_s:.0f} s")
+        if runtime.events.topics and runtime.settings.hibernate.events == "wake":
+            raise StaysAwake(
+                "it subscribes to events, which wake it from light sleep only (`hibernate: {events: count}`)"
+            )
         if inbox.strangers:
             raise StaysAwake(_connected(inbox.strangers, inbox.last_plain))
 
@@ -196,12 +201,9 @@ class DeepSleep:
         """For the node to show, and for the next life to go on with."""
         runtime = self._runtime
         folder = runtime.settings.data_dir
-        offset_s = wall_s() - now_s()
-        last = {name: at_s + offset_s for name, at_s in runtime.last_s.items()}
         try:
             (folder / COUNTERS_FILE).write_bytes(counters_of(runtime.metrics()))
-            if last:
-                (folder / LAST_FILE).write_text(json.dumps(last))
+            left_behind.write(folder, runtime.last_s, runtime.events.streams())
         except OSError as exc:
             raise StaysAwake(f"{folder} can't be written to: {exc.strerror}") from exc
 

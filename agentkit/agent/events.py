@@ -51,7 +51,21 @@ class AgentEvents:
         self._publisher = Publisher(name, life, route.post)
         self._subscriptions: list[Subscription] = subscriptions_of(agent, on_failed)
         self._receiver: Receiver | None = None
+        self._seen: tuple[tuple[str, str, int, int], ...] = ()
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """What it subscribes to."""
+        return tuple(str(one.pattern) for one in self._subscriptions)
+
+    def streams(self) -> list[tuple[str, str, int, int]]:
+        """What it has seen last (events.gaps)."""
+        return self._receiver.gaps.streams() if self._receiver is not None else []
+
+    def seen(self, streams: tuple[tuple[str, str, int, int], ...]) -> None:
+        """Before `start`: what an earlier life has seen, so that what came since then is counted as lost."""
+        self._seen = streams
 
     async def start(self) -> None:
         """Subscribe; on return events arrive, at least those of this machine."""
@@ -59,6 +73,7 @@ class AgentEvents:
             return
         self._receiver = Receiver([(one.pattern, one.offer) for one in self._subscriptions])
         self._receiver.on_counted = self._counted
+        self._receiver.gaps.seen(self._seen)
         if not await self._route.listen(self._receiver, IN_FORCE_WITHIN_S):
             log.warning("events.not_in_force", waited_s=IN_FORCE_WITHIN_S, hint="the node is away or slow")
 

@@ -128,6 +128,11 @@ class Sharing:
             cache.clear()
         self._keys.expire(now_s())
 
+    @property
+    def promised_until_s(self) -> float:
+        """When the last answer to a key may be forgotten; in the past: none is kept."""
+        return self._keys.until_s
+
     def left(self, work: Serving, why: CallError) -> None:
         """It will not run, or does not wait for the other's run any more."""
         share = work.share

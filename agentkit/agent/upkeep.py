@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from pathlib import Path
 from typing import Any, Final
 
 from agentkit.agent.decorators import Every, HealthCheck, marked
 from agentkit.agent.pace import Pace
-from agentkit.clock import now_s, wall_s
+from agentkit.clock import now_s
 from agentkit.health.checks import CheckPolicy, HealthBoard
 from agentkit.observe.log import get_logger
 
 log = get_logger("agentkit.upkeep")
 
-#: Where a deep sleep leaves when `@every` methods ran last.
-LAST_FILE: Final = "asleep.json"
 #: Longest time between two ticks, in seconds; while the agent sleeps.
 TICK_S: Final = 10.0
 TICK_ASLEEP_S: Final = 60.0
@@ -119,23 +115,11 @@ class Checks:
         await asyncio.shield(running)
 
 
-def lasts_left(folder: Path, owner: object) -> dict[str, float]:
-    """When the `@every` methods ran last before a deep sleep, which leaves that in `folder`; monotonic. Once. However long ago that
-    was, what was missed meanwhile is one run."""
+def resumed(owner: object, ran_s: Mapping[str, float]) -> dict[str, float]:
+    """When `@every` methods count as run last that did so before a deep sleep: what was missed meanwhile is one run."""
+    now = now_s()
     every = {name: options.interval_s for name, _, options in marked(type(owner), Every)}
-    path = folder / LAST_FILE
-    if not every or not path.exists():
-        return {}
-    try:
-        left = json.loads(path.read_text())
-        path.unlink()
-        now, offset_s = now_s(), now_s() - wall_s()
-        return {
-            name: min(max(left[name] + offset_s, now - each_s), now) for name, each_s in every.items() if name in left
-        }
-    except (OSError, ValueError, TypeError) as exc:
-        log.warning("every.forgotten", path=str(path), error=str(exc))
-        return {}
+    return {name: min(max(ran_s[name], now - each_s), now) for name, each_s in every.items() if name in ran_s}
 
 
 def due_s(owner: object, pace: Pace, last: Mapping[str, float]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 #: Streams (publisher, topic, life) remembered; the oldest are forgotten, and begin anew when they come back.
@@ -18,6 +19,17 @@ class Gaps:
         self._max = max_streams
         self._last: dict[tuple[str, str, int], int] = {}
         self._newest: dict[tuple[str, str], int] = {}  # (publisher, topic) -> its newest life
+
+    def streams(self) -> list[tuple[str, str, int, int]]:
+        """(publisher, topic, life, last number) of all that are remembered, for `seen`."""
+        return [(*stream, number) for stream, number in self._last.items()]
+
+    def seen(self, streams: Iterable[tuple[str, str, int, int]]) -> None:
+        """What an earlier life of the subscriber saw last: what came since then is missed."""
+        for publisher, topic, life, number in streams:
+            if len(self._last) < self._max:
+                self._last[publisher, topic, life] = number
+                self._newest[publisher, topic] = max(life, self._newest.get((publisher, topic), life))
 
     def missed(self, publisher: str, topic: str, life: int, number: int) -> int:
         """Note an event; how many were lost right before it. 0 for one that is known already, or older."""

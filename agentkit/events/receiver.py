@@ -32,7 +32,7 @@ class Receiver:
         self.bad_frames = 0
         self.on_counted: Callable[[], None] = lambda: None  #: something was received
         self._sinks = tuple(sinks)
-        self._gaps = Gaps()
+        self.gaps = Gaps()
         self._known: dict[bytes, tuple[str, tuple[Sink, ...]] | None] = {}
         self._logged_s = 0.0
 
@@ -59,7 +59,7 @@ class Receiver:
             return
         self.received += 1
         self.on_counted()
-        missed = self._gaps.missed(delivery.publisher, topic, delivery.life, delivery.number)
+        missed = self.gaps.missed(delivery.publisher, topic, delivery.life, delivery.number)
         if missed:
             self.lost += missed
             delivery = delivery._replace(lost=missed)

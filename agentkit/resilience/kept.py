@@ -50,6 +50,11 @@ class Kept(Generic[V]):
     def __len__(self) -> int:
         return len(self._found)
 
+    @property
+    def until_s(self) -> float:
+        """When the last of them may be forgotten; 0: there is none."""
+        return max((until_s for until_s, _, _ in self._found.values()), default=0.0)
+
     def get(self, key: Hashable, now_s: float) -> V | None:
         entry = self._found.get(key)
         if entry is None:

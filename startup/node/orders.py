@@ -148,7 +148,9 @@ def _told(spec: AgentSpec, fleet: Fleet, places: Places, incarnation: Incarnatio
     if spec.policy:
         told["AGENTKIT_POLICY"] = json.dumps(spec.policy)
     if spec.hibernate != HibernatePolicy():
-        told["AGENTKIT_HIBERNATE"] = json.dumps({"after_s": spec.hibernate.after_s, "depth": spec.hibernate.depth})
+        told["AGENTKIT_HIBERNATE"] = json.dumps(
+            {"after_s": spec.hibernate.after_s, "depth": spec.hibernate.depth, "events": spec.hibernate.events}
+        )
     if spec.resource_memory_bytes:
         told["AGENTKIT_RESOURCE_MEMORY"] = str(spec.resource_memory_bytes)
     if spec.roll:

@@ -112,6 +112,10 @@ class HibernateModel(Model):
         "light",
         description="light: connections, caches and resources are released; deep: the process exits, its port is kept; never.",
     )
+    events: Literal["wake", "count"] = Field(
+        "wake",
+        description="Of an agent with @subscribe: wake: events wake it, so it sleeps lightly only; count: it sleeps deep, and what it missed is counted.",  # noqa: E501
+    )
     wake_dependencies: bool = Field(
         False, description="Who wakes it from deep sleep wakes those that it depends on, too, on its own machine."
     )

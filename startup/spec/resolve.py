@@ -251,6 +251,7 @@ def _spec(
         hibernate=HibernatePolicy(
             after_s=settings.hibernate.after,
             depth=settings.hibernate.depth,
+            events=settings.hibernate.events,
             wake_dependencies=settings.hibernate.wake_dependencies,
         ),
         resource_memory_bytes=settings.resource_memory,
