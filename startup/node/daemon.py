@@ -24,8 +24,8 @@ from agentkit.transport.notify import Notifier
 from startup.node.acting import Acting
 from startup.node.adoption import adopt
 from startup.node.attached import Attached
-from startup.node.configs import Configs
 from startup.node.bedtime import Bedtime
+from startup.node.configs import Configs
 from startup.node.control_server import ControlServer
 from startup.node.debugging import Debugging
 from startup.node.error_desk import OTHERS_S, ErrorDesk
