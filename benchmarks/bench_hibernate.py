@@ -11,6 +11,13 @@ light: agents with a model of 200 MB in a file (--quick: 50 MB), each put to sle
 - reading the file: what any program has to wait for who wants the model back, in this process, as the peer of the others.
 
 fleet: the fleet of 84 agents, all asleep: what falling asleep costs, and what the fleet needs then.
+
+Deep (hibernate_deep.py):
+
+- calls: 10,000 (--quick: 240) at random times to agents that sleep deep after 50 ms without one, so that they arrive in every moment of
+  falling asleep and waking. Each run of a handler is written down: how many calls were lost, how many ran twice, how many wakes there were;
+- wake: 200 (--quick: 10) first calls of a sleeper, from connect to answer; beside them the same calls of the agent awake;
+- memory: fleet84 awake and all asleep: PSS of every process of the cluster, nodes and zygotes included.
 """
 
 from __future__ import annotations
@@ -26,6 +33,7 @@ from typing import Any, Final
 import yaml
 from bench_startup import FLEET84, Fleet, fleet
 from common import Table, cpu_s, free_ports, median, options, percentile, pss_mb, say, show, wakeups_per_second
+from hibernate_deep import PARTS as DEEP
 
 from agentkit import Client
 from startup.control import NodeConnection
@@ -259,6 +267,9 @@ def main() -> None:
         tables.append(light(quick=chosen.quick, only=chosen.only))
     if not chosen.only or "fleet" in chosen.only:
         tables.append(whole_fleet(quick=chosen.quick))
+    for name, part in DEEP.items():
+        if not chosen.only or name in chosen.only:
+            tables += part(chosen)
     show("bench_hibernate", tables, as_json=chosen.json)
 
 

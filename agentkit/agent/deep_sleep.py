@@ -33,6 +33,8 @@ log = get_logger("agentkit.sleep")
 
 #: Callers have so long to say BYE, in seconds; then the sleep is off.
 LEAVE_S: Final = 5.0
+#: Connections that are no channels have so long to become some, or to go, in seconds.
+STRANGERS_S: Final = 0.25
 #: Who was just being accepted when libzmq was made to look away is seen after so long, in seconds.
 SETTLE_S: Final = 0.003
 #: The text of the counters is left here, in the data directory.
@@ -80,6 +82,7 @@ class DeepSleep:
 
     async def _fall_asleep(self) -> None:
         self._check_quiet()
+        await self._check_strangers()
         await self._save()
         self._check_quiet()
         node = self._node()
@@ -113,7 +116,12 @@ class DeepSleep:
             raise StaysAwake(
                 "it subscribes to events, which wake it from light sleep only (`hibernate: {events: count}`)"
             )
-        if inbox.strangers:
+
+    async def _check_strangers(self) -> None:
+        """Plain clients stay; who is only just coming or going is waited for."""
+        inbox = self._runtime._inbox
+        assert inbox is not None
+        if not await inbox.without_strangers(Deadline.after(STRANGERS_S)):
             raise StaysAwake(_connected(inbox.strangers, inbox.last_plain))
 
     async def _save(self) -> None:
@@ -224,6 +232,7 @@ def counters_of(text: bytes) -> bytes:
 
 
 def _connected(count: int, name: str) -> str:
-    last = f", the last of whom called itself {name}" if name else ""
     many = "a client is" if count == 1 else f"{count} clients are"
-    return f"{many} connected by a plain socket{last}: it would connect again at once, and can't be told to wait"
+    if not name:
+        return f"{many} connected that never said HELLO: a plain socket, or a probe that stays"
+    return f"{many} connected by a plain socket, the last of whom called itself {name}: it would connect again at once"

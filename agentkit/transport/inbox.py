@@ -201,6 +201,10 @@ class Inbox:
         """What the last plain caller called itself, or where it was."""
         return self._plain.last_name
 
+    async def without_strangers(self, deadline: Deadline) -> bool:
+        """Wait until there are none; False: the deadline came first."""
+        return await self._drain.until(lambda: not self.strangers, deadline)
+
     async def left(self, deadline: Deadline) -> bool:
         """Wait until everybody who says BYE has said it, and no connection is open but those of callers that read only in calls (they find
         GOAWAY then); False: the deadline came first."""
