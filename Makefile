@@ -76,6 +76,7 @@ bench: $(VENV)/.bench programs  ## All benchmarks beside their peers (about ten 
 	$(BIN)/python benchmarks/bench_stream.py
 	$(BIN)/python benchmarks/bench_discovery.py
 	$(BIN)/python benchmarks/bench_supervise.py
+	$(BIN)/python benchmarks/bench_hibernate.py
 
 clean:  ## Remove what make made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

@@ -81,11 +81,11 @@ class DeepSleep:
                 await runtime._directory.ask("awake" if why else "asleep", **self._me(), why=why)
 
     async def _fall_asleep(self) -> None:
+        node = self._node()
         self._check_quiet()
         await self._check_strangers()
         await self._save()
         self._check_quiet()
-        node = self._node()
         try:
             await self._ask_node(node)
             self._check_quiet()

@@ -57,6 +57,8 @@ def asks(p: Process, wish: Wish, now_s: float, wall_s: float) -> Process | Refus
         return Refusal("another process takes its place", 1.0)
     if p.phase is not Phase.READY or p.leaving not in (Leaving.NO, Leaving.SLEEP):
         return Refusal(f"it is {p.leaving.value or p.phase.value}", 1.0)
+    if p.offered is not None:
+        return Refusal("it is being told another config", 1.0)
     known = p.sleep or Sleep()
     ready_s = p.stamps.ready_s if p.stamps.ready_s is not None else p.since_s
     left_s = ready_s + known.awake_for_s(p.spec.hibernate.after_s, wish.calls) - now_s

@@ -76,6 +76,14 @@ def test_the_short_form_of_bench_hibernate_gives_the_model_back() -> None:
     assert reading["agent"] == "reading the file"
 
 
+def test_the_short_form_of_bench_hibernate_loses_no_call() -> None:
+    (rows,) = run("bench_hibernate.py", "--only", "calls").values()
+    (row,) = rows
+    assert (row["lost"], row["run twice"], row["restarts"]) == (0, 0, 0), row
+    assert isinstance(row["wakes"], int)
+    assert row["wakes"] > 10
+
+
 def test_the_short_form_of_bench_supervise_fills_a_row() -> None:
     (rows,) = run("bench_supervise.py", "--only", "agentkit").values()
     (row,) = rows
