@@ -105,4 +105,4 @@ def test_topics_without_end_cost_bounded_memory() -> None:
     for n in range(25_000):
         heard.receiver.take(frame(f"task.x{n}"))
     assert len(heard.receiver._known) <= 10_000
-    assert len(heard.receiver._gaps._last) <= 10_000
+    assert len(heard.receiver.gaps._last) <= 10_000
