@@ -21,7 +21,7 @@ from startup.errors import Refused
 from startup.node.hands import Hands
 from startup.node.turns import Turns
 from startup.plan.phase import Phase
-from startup.plan.process import Process
+from startup.plan.process import Process, ordered
 from startup.plan.sleep import OPERATOR
 from startup.plan.sleeping import Wish, can_sleep, stays_awake
 
@@ -58,6 +58,13 @@ class Bedtime:
                 self._decided(p.id, "")
             elif p.phase is not Phase.READY:
                 self._decided(p.id, f"it is {p.phase.value}")
+
+    def rekeyed(self, key: str) -> None:
+        """The next process of a sleeper serves with `key` (fingerprint; "": none), so that is who callers have to expect."""
+        for p in tuple(self._core.processes.values()):
+            if p.phase is Phase.HIBERNATED and p.key != key:
+                self._core.on(p.id, lambda p: ordered(p, p.incarnation, key), self._turns.now_s())
+                self._turns.soon()
 
     # -- agents
 

@@ -148,6 +148,7 @@ class Node:
         self._events = NodeEvents(places, self._mesh, self._revisions, self._keys)
         self._senses.on_events = self._events.told
         self._key_words = self._hearing.key_words = KeyWords(self._keys, self._mesh, self._events)
+        self._keys.on_change = self._on_keys
         self._itself = Itself(options, self._revisions, self.turns, self._hands, self._zygote, self._events)
         self._views = Views(places.machine, self._itself, self._mesh)
         self._errors = ErrorDesk(places, partial(self._mesh.ask_others, within_s=OTHERS_S))
@@ -319,6 +320,10 @@ class Node:
     def leave(self) -> None:
         self._core.leave()
         self.turns.soon()
+
+    def _on_keys(self) -> None:
+        self._events.rekeyed()
+        self._bedtime.rekeyed(self._keys.for_new)
 
     def _tell_others(self, rows: list[AgentRow]) -> None:
         own = [row for row in rows if row.id.machine == self.options.places.machine]

@@ -9,6 +9,7 @@ import socket
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from urllib.request import urlopen
 
@@ -29,7 +30,10 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 NAPPING = """
 from __future__ import annotations
 import asyncio, os
-from agentkit import BaseAgent, every, rpc
+from agentkit import BaseAgent, Event, every, rpc, subscribe
+
+class News(Event, topic="news.today"):
+    n: int
 
 class Napping(BaseAgent):
     async def on_start(self):
@@ -57,6 +61,15 @@ class Napping(BaseAgent):
     def tell(self, name, what):
         with open(name, "a") as file:
             file.write(what + "\\n")
+
+class Listening(Napping):
+    @subscribe("news.>")
+    async def hear(self, event: News) -> None:
+        self.tell("heard", str(event.n))
+
+    @rpc
+    async def say(self, n: int) -> None:
+        await self.publish("news.today", News(n=n))
 
 class Ticking(Napping):
     @every("1s", slows=False)
@@ -304,6 +317,43 @@ def test_after_a_reboot_sleepers_sleep_on_with_their_ports_open_and_the_others_a
     assert (rows["A"].phase, rows["B"].phase, started(fleet)) == (Phase.HIBERNATED, Phase.READY, before + 1)
     fleet.call("A", "run_once", key="after")
     assert (started(fleet), ran(fleet)) == (before + 2, Counter(["after"]))
+
+
+def test_an_answer_that_is_promised_to_a_key_is_not_forgotten_in_a_sleep(fleet: Scratch) -> None:
+    up(fleet, serve={"idempotency": {"window": "1s"}})
+    with BlockingClient(node=control(fleet)) as client:
+        once = partial(client.call, "A", "run_once", {"key": "k"}, idempotency_key="k", timeout=PATIENCE_S)
+        first = once()
+        answer = fleet.ask("hibernate", agents=["A"], depth="deep")
+        if answer["awake"]:  # else the second was over before it was told to
+            assert "promised" in answer["awake"]["m/A"]
+            assert once() == first
+    until(lambda: not fleet.ask("hibernate", agents=["A"], depth="deep")["awake"])
+    assert ran(fleet) == Counter(["k"])
+
+
+def test_a_subscriber_sleeps_deep_only_where_its_file_says_so_and_then_what_it_missed_is_counted(
+    fleet: Scratch,
+) -> None:
+    listening = {"agent": "napping:Listening"}
+    up(fleet, {"A": {**listening, "hibernate": {"events": "count"}}, "B": listening})
+    assert "subscribes" in fleet.ask("hibernate", agents=["B"], depth="deep")["awake"]["m/B"]
+
+    def say(number: int) -> None:
+        fleet.call("B", "say", n=number)
+        until(lambda: fleet.told("heard").count(str(number)) >= 1)
+
+    say(1)
+    until(lambda: fleet.told("heard").count("1") == 2)
+    lay(fleet)
+    for number in (2, 3, 4):
+        say(number)  # B hears it
+    fleet.run("wake", "A")
+    say(5)
+    until(lambda: fleet.told("heard").count("5") == 2)
+    assert [fleet.told("heard").count(str(number)) for number in (2, 3, 4)] == [1, 1, 1]
+    metrics = get(fleet.rows()["A"], "/metrics")[2]
+    assert 'agent_events_lost_total{agent="A"} 3.0' in metrics
 
 
 def test_a_timer_wakes_it_and_is_not_forgotten_over_its_sleeps(fleet: Scratch) -> None:
