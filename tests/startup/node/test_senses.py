@@ -159,7 +159,7 @@ def test_an_order_tells_a_process_all_that_it_must_know_and_no_secret() -> None:
     env = environment(spec, fleet, PLACES, Incarnation(7))
     assert (env["AGENT_NAME"], env["OWN"], env["PORT"], env["HEALTH_CHECK_PORT"]) == ("A", "1", "7000", "7001")
     assert (env["AGENTKIT_HIBERNATE"], env["AGENTKIT_RESOURCE_MEMORY"]) == (
-        '{"after_s": 1.5, "depth": "never"}',
+        '{"after_s": 1.5, "depth": "never", "events": "wake"}',
         "1048576",
     )
     assert (env["WATCHDOG_USEC"], env["AGENTKIT_INCARNATION"], env["AGENTKIT_NODE"]) == (
