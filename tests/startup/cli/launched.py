@@ -21,6 +21,7 @@ from typing import Any
 
 from agentkit.directory.locate import node_files
 from startup.machines import orphans
+from startup.node import cgroups
 from startup.node.paths import Places
 from tests.measured import unmeasured
 
@@ -108,6 +109,7 @@ class Launched:
             for process in self._begun:
                 with process:  # closes its pipes; it runs only when the test failed meanwhile
                     process.kill()
+            stack.callback(self._clear_cgroups)
             stack.callback(self._kill_what_is_left)
             for info in node_files(self.run_root):
                 self.run("down", "--cluster", info.cluster)
@@ -121,6 +123,11 @@ class Launched:
     def _left(self) -> set[int]:
         """A zygote shows no environment (its title lies there), but listens."""
         return processes_below(self.folder).union(*(orphans.processes_of(place) for place in self.places))
+
+    def _clear_cgroups(self) -> None:
+        """Of a test whose last node was killed, and nobody called `down`: the kernel keeps empty ones for ever."""
+        for place in self.places:
+            cgroups.clear(place.run)
 
     def _kill_what_is_left(self) -> None:
         """A test that failed, or a `down` that did, must not leave a fleet behind."""
