@@ -56,7 +56,8 @@ class Keeper:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._lock = asyncio.Lock()
         self._saving: set[asyncio.Task[None]] = set()
-        self._is_restored = False
+        self._is_restored = self._is_closed = False
+        self._is_alone = False  # no predecessor may still save
         self._is_claimed = False
         self._fence: StateFenced | None = None
         self._last: Snapshot | None = None  # the last good one, its data left out
@@ -82,7 +83,8 @@ class Keeper:
 
         `is_alone`: no predecessor is there that may still save; else `claim` is called when it has gone."""
         found = await self._patiently(lambda: self._found(claim=is_alone))
-        self._is_claimed = is_alone
+        if is_alone:
+            self._is_alone = self._is_claimed = True
         whole = next((snapshot for snapshot in found.snapshots if snapshot.is_whole), None)
         damaged = [f"snapshot {it.number} does not fit its checksum" for it in found.snapshots if not it.is_whole]
         damaged += found.unreadable
@@ -106,13 +108,21 @@ class Keeper:
         self._tell_status()
 
     async def claim(self) -> None:
-        """The predecessor has gone: the state is ours. Reports instead of raising."""
-        before = self._last.number if self._last is not None else 0
+        """The predecessor has gone: the state is ours. What goes wrong is reported, and tried again with the next save."""
+        self._is_alone = True
+        if not self._is_restored:
+            return  # whatever is saved first claims it
         try:
-            found = await self._in_thread(lambda: self._found(claim=True))
+            async with self._lock:
+                await self._claim_now()
         except StateError as exc:
             self._failed(exc)
+
+    async def _claim_now(self) -> None:
+        if self._is_claimed:
             return
+        before = self._last.number if self._last is not None else 0
+        found = await self._in_thread(lambda: self._found(claim=True))
         self._is_claimed = True
         newest = next((snapshot for snapshot in found.snapshots if snapshot.is_whole), None)
         if newest is not None and newest.number > before:
@@ -165,12 +175,12 @@ class Keeper:
         """Again and again when it has changed; sooner after a failure. Ends when another incarnation has the state."""
         while self._every_s and self._fence is None:
             await aligned_sleep(min(RETRY_S, self._every_s) if self._trouble else self._every_s)
-            if self._is_claimed:
+            if self._is_alone:
                 await self._save_quietly()
 
     async def finish(self, limit_s: float, *, saves: bool) -> None:
         """The last save, and `close`. Nothing raises; what takes longer than `limit_s` is left alone."""
-        if saves and self._is_claimed and self._fence is None:
+        if saves and self._is_alone and self._fence is None:
             ending = self._loop.create_task(self._save_quietly(), name=f"{self._agent.name}:last save")
             _, late = await asyncio.wait((ending,), timeout=limit_s)
             if late:
@@ -180,6 +190,9 @@ class Keeper:
 
     async def close(self) -> None:
         """Harmless when repeated."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         closing = self._loop.run_in_executor(self._thread, self._store.close) if not self._saving else None
         if closing is not None:
             await asyncio.wait((closing,), timeout=1.0)
@@ -202,12 +215,14 @@ class Keeper:
     async def _save_now(self) -> None:
         if self._fence is not None:
             raise self._fence
-        if not self._is_claimed:
-            raise StateNotSaved(
-                f"{self._store.where}: the process before this one has the state until it has ended"
-                if self._is_restored
-                else "the state is not restored yet"
-            )
+        if not self._is_restored:
+            raise StateNotSaved("the state is not restored yet")
+        if not self._is_alone:
+            raise StateNotSaved(f"{self._store.where}: the process before this one has the state until it has ended")
+        try:
+            await self._claim_now()
+        except (StateUnreachable, StateDamaged) as exc:
+            raise StateNotSaved(str(exc)) from exc
         began_s = now_s()
         data = packed(self._agent.state, self._model)
         known = digest(data)

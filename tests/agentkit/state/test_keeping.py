@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import urllib.request
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from agentkit import AgentState, BaseAgent, ConfigError, StartupError, StateFenced, StateNotSaved, rpc
 from agentkit.agent import keeper
+from agentkit.agent.keeper import Keeper
+from agentkit.agent.selfreport import SelfReports
+from agentkit.errorbus import ErrorBus
 from agentkit.errors import StateUnreachable
 from agentkit.names import Incarnation
 from agentkit.state.model import MAX_STATE_BYTES
@@ -20,7 +24,7 @@ from agentkit.state.sqlite import FILE_NAME, SqliteStore
 from agentkit.state.store import Snapshot
 from agentkit.testing import MemoryStore, running
 from agentkit.transport.gate import way_of
-from tests.agentkit.support import eventually
+from tests.agentkit.support import PATIENCE_S, eventually
 
 
 class Counter(BaseAgent):
@@ -233,6 +237,60 @@ async def test_a_value_that_does_not_fit_is_refused_where_it_is_assigned() -> No
     async with running(Counter) as counter:
         with pytest.raises(ValidationError):
             counter.agent.state.count = -1
+
+
+# -- beside a predecessor, as in a roll by overlap
+
+
+class Remembering:
+    """What a keeper needs of an agent."""
+
+    name = "A"
+    State = Counter.State
+    state: Counter.State
+
+
+@pytest.fixture
+async def beside() -> AsyncIterator[tuple[Keeper, Remembering, Holding]]:
+    """The keeper of incarnation 2, which has restored what incarnation 1, which serves beside it, had saved."""
+    agent, store = Remembering(), Holding()
+    store.claim(Incarnation(1))
+    store.save(Snapshot.of(1, 1, 1, 1.0, b'{"count":1}'))
+    made = Keeper(
+        agent, store, incarnation=Incarnation(2), every_s=0, reports=SelfReports(ErrorBus(), retries=3)
+    )  # fmt: skip
+    await made.restore(is_alone=False)
+    yield made, agent, store
+    await made.close()
+
+
+Beside = tuple[Keeper, Remembering, Holding]
+
+
+async def test_while_a_predecessor_is_there_it_saves_and_nobody_else(beside: Beside) -> None:
+    made, agent, store = beside
+    assert agent.state.count == 1
+    agent.state.count = 5
+    with pytest.raises(StateNotSaved, match="the process before this one has the state until it has ended"):
+        await made.save()
+    store.save(Snapshot.of(2, 1, 1, 2.0, b'{"count":2}'))
+    await made.claim()
+    await made.save()
+    assert [(it.number, it.data[:10]) for it in store.load().snapshots] == [(3, b'{"count":5'), (2, b'{"count":2')]
+
+
+async def test_a_store_that_is_away_when_the_predecessor_ends_is_claimed_with_the_next_save(beside: Beside) -> None:
+    made, agent, store = beside
+    store.why = StateUnreachable("away")
+    await made.claim()
+    agent.state.count = 5
+    with pytest.raises(StateNotSaved, match="away"):
+        await made.save()
+    assert made.told()["trouble"] == "away"
+    store.why = None
+    await made.finish(PATIENCE_S, saves=True)
+    assert store.newest is not None
+    assert (store.newest.incarnation, store.newest.number) == (2, 2)
 
 
 # -- reading
