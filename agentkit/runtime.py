@@ -393,7 +393,8 @@ class AgentRuntime:
 
     async def _tick(self) -> None:
         period_s = min(TICK_S, self.settings.watchdog_s / 3) if self.settings.watchdog_s else TICK_S
-        asleep_s = self.settings.watchdog_s / 2 or TICK_ASLEEP_S
+        # two fifths of the limit, not half: one that finds the node's queue full must not be the last before it is over
+        asleep_s = self.settings.watchdog_s * 0.4 or TICK_ASLEEP_S
         while True:
             await self._pace.until_aligned(period_s, asleep_s=asleep_s, due=self._lag.due)
             self._lag.ran(now_s())
