@@ -1,7 +1,7 @@
 """Bring a running fleet back to an earlier revision: the same difference, question and rollout as `apply`, under a new number.
 
     agentkit rollback --list       the revisions that are kept, with what each changed
-    agentkit rollback              to the one before the current
+    agentkit rollback              to the last one that wanted something else, and was not itself rolled back
     agentkit rollback 7            to that one
 
 A revision is what a fleet file said then, with what operators had stopped and scaled. Each machine keeps the last 20.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -31,7 +31,13 @@ _HEADINGS: Final = ("REVISION", "TIME", "AUTHOR", "DIGEST", "CHANGED")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("revision", nargs="?", type=int, metavar="REVISION", help="default: the one before the current")
+    parser.add_argument(
+        "revision",
+        nargs="?",
+        type=int,
+        metavar="REVISION",
+        help="default: the last that differs and was not itself rolled back",
+    )
     parser.add_argument("--list", action="store_true", help="show the revisions that are kept")
     add_rollout_arguments(parser)
 
@@ -45,7 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
             numbers = [int(it) for it in cluster.ask("revisions")["numbers"]]
             if arguments.list:
                 return _listed(arguments, cluster, [_revision(cluster, it) for it in numbers], running)
-            number = arguments.revision if arguments.revision is not None else running.number - 1
+            number = arguments.revision
+            if number is None:
+                earlier = before((_revision(cluster, it) for it in reversed(numbers)), running)
+                number = earlier.number if earlier else running.number - 1
             if number not in numbers:
                 kept = ", ".join(map(str, numbers))
                 raise ConfigError(
@@ -61,6 +70,19 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         note("detached: what the nodes have been told, they carry on; `agentkit status --watch` shows it")
         return exits.INTERRUPTED
+
+
+def before(kept: Iterable[Revision], running: Revision) -> Revision | None:
+    """What `rollback` means without a number: of `kept`, newest first, the last that wanted something else than `running`, and that
+    was neither a `down` nor rolled back."""
+    undone: set[int] = set()
+    for revision in kept:
+        if revision.note and revision.rollout is not None:
+            undone.add(revision.rollout.base)
+        wants_else = revision.number < running.number and revision.digest() != running.digest()
+        if wants_else and not revision.down and revision.number not in undone:
+            return revision
+    return None
 
 
 def _revision(cluster: Cluster, number: int) -> Revision:

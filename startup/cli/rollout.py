@@ -76,10 +76,13 @@ def roll_out(
     *,
     what: str,
     began: tuple[float, float],
-    is_pushed: bool = False,
+    is_pushed: bool | None = None,
 ) -> int:
-    """From `current` to `target`, which is `what` in words. `began`: when the command did, (monotonic, epoch). The exit code."""
-    found = changes(current, target)
+    """From `current` to `target`, which is `what` in words. `began`: when the command did, (monotonic, epoch). The exit code.
+
+    `is_pushed`: machines' files are compared with ours, and copied there if it is true; None: not looked at."""
+    _, rows = cluster.status()
+    found = changes(current, target, {row.id for row in rows if row.takes_config})
     _show(cluster.name, current, found, what)
     if not found and _is_everywhere(cluster, current):
         if arguments.json:
@@ -88,8 +91,10 @@ def roll_out(
         return exits.DONE
     if not arguments.yes and (refused := _ask(arguments, cluster.name, found)) is not None:
         return refused
+    if is_pushed is None and not cluster.unreached(machines_of(target.fleet)):
+        return _roll(arguments, cluster, current, target, found, began)
     with ExitStack() as stack:
-        everywhere, _ = nodes_of(stack, target.fleet, None, None, is_pushed=is_pushed)
+        everywhere, _ = nodes_of(stack, target.fleet, None, None, is_pushed=bool(is_pushed))
         return _roll(arguments, everywhere, current, target, found, began)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,12 @@ from startup.spec.scale import slots_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changed:
-    """An agent that is in both; `is_replaced`: its process does not go on."""
+    """An agent that is in both; `is_replaced`: its process does not go on, unless it takes the new config `in_place`."""
 
     id: AgentId
     keys: tuple[KeyChange, ...]
     is_replaced: bool = True
+    in_place: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,8 @@ class Changes:
             "removed": [str(id) for id in self.removed],
             "moved": [{"from": str(it.old), "to": str(it.new), "keys": _wired(it.keys)} for it in self.moved],
             "changed": [
-                {"agent": str(it.id), "replaced": it.is_replaced, "keys": _wired(it.keys)} for it in self.changed
+                {"agent": str(it.id), "replaced": it.is_replaced, "in_place": it.in_place, "keys": _wired(it.keys)}
+                for it in self.changed
             ],
             "replicas": [
                 {
@@ -90,14 +92,14 @@ class Changes:
         }
 
 
-def changes(old: Revision, new: Revision) -> Changes:
-    """From `old` to `new`, whatever numbers they have."""
+def changes(old: Revision, new: Revision, takes_config: Collection[AgentId] = ()) -> Changes:
+    """From `old` to `new`, whatever numbers they have. `takes_config`: agents that take another config without a restart."""
     before = {spec.id: spec for spec in old.fleet.agents}
     after = {spec.id: spec for spec in new.fleet.agents}
     moved = _moved(before, after)
     came, went = {it.new for it in moved}, {it.old for it in moved}
     both = [(before[id], after[id]) for id in after if id in before]
-    changed = tuple(it for pair in both if (it := _changed(*pair)) is not None)
+    changed = tuple(it for pair in both if (it := _changed(*pair, takes_config)) is not None)
     started = tuple(id for id in after if id in before and id in old.stopped and id not in new.stopped)
     stopped = tuple(id for id in after if id in before and id in new.stopped and id not in old.stopped)
     touched = {it.id for it in changed}.union(started, stopped)
@@ -122,12 +124,15 @@ def counts(ids: Iterable[AgentId]) -> dict[str, int]:
     return found
 
 
-def _changed(old: AgentSpec, new: AgentSpec) -> Changed | None:
+def _changed(old: AgentSpec, new: AgentSpec, takes_config: Collection[AgentId]) -> Changed | None:
     if old == new:
         return None
     keys = agent_keys(old, new)
     is_replaced = old.digest() != new.digest()
-    return Changed(id=new.id, keys=keys, is_replaced=is_replaced) if keys or is_replaced else None
+    if not keys and not is_replaced:
+        return None
+    in_place = is_replaced and new.id in takes_config and old.base_digest() == new.base_digest()
+    return Changed(id=new.id, keys=keys, is_replaced=is_replaced, in_place=in_place)
 
 
 def _moved(before: Mapping[AgentId, AgentSpec], after: Mapping[AgentId, AgentSpec]) -> tuple[Moved, ...]:

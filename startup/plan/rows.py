@@ -80,6 +80,7 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
         is_replaced=is_replaced(p) or p.offered is not None,
         roll_error=p.roll_error,
         light_sleep=p.light_sleep,
+        takes_config=p.takes_config,
         rolled=p.rolled,
         sleep=sleep_facts(p),
         status_text=p.status_text,

@@ -33,7 +33,7 @@ def change_lines(found: Changes, *, width: int, colour: bool = False) -> Iterato
         yield from _keys(move.keys, width, colour)
     for rescaled in found.rescaled:
         yield _line("~", f"{rescaled.agent}  replicas {_replicas(rescaled)}", YELLOW, width, colour)
-    for keys, changed in _alike(found.changed).items():
+    for (keys, _), changed in _alike(found.changed).items():
         yield from _many("~", [it.id for it in changed], _fate(changed[0]), YELLOW, width, colour)
         yield from _keys(keys, width, colour)
     yield from _many("+", found.started, "started: it was stopped by an operator", GREEN, width, colour)
@@ -127,17 +127,15 @@ def _replicas(it: Rescaled) -> str:
 
 
 def _fate(changed: Changed) -> str:
-    if not changed.is_replaced:
-        return "goes on as it is"
-    counts = [it.key for it in changed.keys if not it.is_followed]
-    is_config = bool(counts) and all(key == "config" or key.startswith("config.") for key in counts)
-    return "told or replaced" if is_config else "replaced"
+    if changed.in_place:
+        return "config (in place)"
+    return "replaced" if changed.is_replaced else "goes on as it is"
 
 
-def _alike(changed: Iterable[Changed]) -> Mapping[tuple[KeyChange, ...], list[Changed]]:
-    groups: dict[tuple[KeyChange, ...], list[Changed]] = defaultdict(list)
+def _alike(changed: Iterable[Changed]) -> Mapping[tuple[tuple[KeyChange, ...], bool], list[Changed]]:
+    groups: dict[tuple[tuple[KeyChange, ...], bool], list[Changed]] = defaultdict(list)
     for it in changed:
-        groups[it.keys].append(it)
+        groups[it.keys, it.in_place].append(it)
     return groups
 
 

@@ -44,6 +44,11 @@ class Changing(BaseAgent):
     @rpc
     def pid(self) -> int:
         return os.getpid()
+
+class Taking(Changing):
+    async def on_config(self, config: Changing.Config):
+        if config.value == 13:
+            raise ValueError("not this one")
 """
 NAMES = ("A", "B", "C", "D")
 
@@ -251,6 +256,25 @@ def test_all_replicas_are_called_and_what_was_scaled_outlives_the_node_and_up_bu
     assert "m/A  replicas 3 (scaled) → 1" in result.err
     assert result.code == 0
     assert [row.id.slot for row in fleet.rows().values() if row.id.name == "A"] == [0]
+
+
+def test_who_takes_a_config_while_it_runs_is_told_in_its_turn_and_is_taken_back_alike(fleet: Scratch) -> None:
+    fleet.python("changing.py", CHANGING)
+    entry = {"agent": "changing:Taking", **PORTS["A"]}
+    fleet.write({"A": {**entry, "config": {"value": 1}}})
+    fleet.up()
+    pid = fleet.rows()["A"].pid
+    fleet.write({"A": {**entry, "config": {"value": 2}}})
+    result = apply(fleet)
+    assert result.code == 0, result.err
+    assert "m/A  config (in place)" in result.err
+    assert (values(fleet, ["A"]), fleet.rows()["A"].pid) == ([2], pid)
+    assert fleet.run("rollback", "--yes").code == 0
+    assert (values(fleet, ["A"]), fleet.rows()["A"].pid) == ([1], pid)
+    fleet.write({"A": {**entry, "config": {"value": 13}}})
+    assert apply(fleet).code == 0
+    assert values(fleet, ["A"]) == [13]
+    assert fleet.rows()["A"].pid != pid
 
 
 def test_back_to_any_revision_and_only_on_a_yes(fleet: Scratch) -> None:

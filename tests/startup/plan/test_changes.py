@@ -101,6 +101,16 @@ def test_what_a_process_does_not_know_of_replaces_nothing() -> None:
     assert changes(revision(agent("A")), revision(agent("A", config={"x": 1}))).replaced == (aid("A"),)
 
 
+def test_a_config_is_taken_in_place_by_who_can_and_when_nothing_else_changed() -> None:
+    old, new = (
+        revision(agent("A"), agent("B")),
+        revision(agent("A", config={"x": 1}), agent("B", config={"x": 1}, port=1)),
+    )
+    assert [it.in_place for it in changes(old, new, {aid("A"), aid("B")}).changed] == [True, False]
+    assert [it.in_place for it in changes(old, new).changed] == [False, False]
+    assert "  ~ m/A  config (in place)" in list(change_lines(changes(old, new, {aid("A")}), width=80))
+
+
 def test_an_agent_on_another_machine_has_moved() -> None:
     found = changes(revision(agent("m/A"), agent("n/B")), revision(agent("n/A", port=1), agent("n/B")))
     assert (found.added, found.removed) == ((), ())

@@ -57,7 +57,7 @@ def test_nothing_is_said_in_a_line() -> None:
 
 def test_slots_that_change_alike_are_one_name() -> None:
     found = changes(revision(*slots("A", 4)), revision(*slots("A", 4, config={"x": 1})))
-    assert next(iter(change_lines(found, width=80))) == "  ~ m/A#0-3  told or replaced"
+    assert next(iter(change_lines(found, width=80))) == "  ~ m/A#0-3  replaced"
 
 
 def test_colour_is_for_terminals_only() -> None:
