@@ -153,14 +153,15 @@ class _Consul:
         from agentkit.directory.registering import Wanted
 
         spec = self.specs.get(row.id)
-        if spec is None or row.phase not in _REGISTERED or not row.endpoints:
+        is_asleep = row.phase is Phase.HIBERNATED or bool(row.sleep.get("is_waking"))
+        if spec is None or not (row.phase in _REGISTERED or is_asleep) or not row.endpoints:
             return None
         entry = Entry(
             cluster=self._cluster,
             id=row.id,
             incarnation=row.incarnation,
             endpoints=row.endpoints,
-            phase="hibernated" if row.phase is Phase.HIBERNATED else "ready",
+            phase="hibernated" if is_asleep else "ready",
             health_url=row.health_url,
             group=row.group,
             klass=spec.klass,

@@ -429,7 +429,7 @@ def _failed(p: Process, reason: str, now_s: float, random: Random) -> Outcome:
     """Spend the budget: at once after a stable period, then slower, then not for a long time."""
     policy = p.spec.restart
     ready_s = p.stamps.ready_s
-    p = replace(p, last_error=reason, away=as_cause(reason))
+    p = replace(p, last_error=reason, away=as_cause(reason), sleep=p.sleep and p.sleep.failed())
     was_stable = ready_s is not None and now_s - ready_s >= policy.stable_after_s
     streak = 1 if was_stable else p.streak + 1
     recent = tuple(at_s for at_s in p.failures if at_s > now_s - policy.window_s)

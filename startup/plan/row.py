@@ -81,7 +81,7 @@ class AgentRow:
         return AgentRecord(
             id=self.id,
             incarnation=self.incarnation,
-            phase=self.phase.value,
+            phase="hibernated" if self.sleep.get("is_waking") else self.phase.value,
             endpoints=self.endpoints,
             timeouts_s=self.timeouts_s,
             traits=self.traits,

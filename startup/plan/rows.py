@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from agentkit.directory.base import INBOX, INBOX_LOCAL
 from agentkit.names import is_loopback
-from startup.plan.phase import Health, Phase
+from startup.plan.phase import COMING_UP, Health, Phase
 from startup.plan.process import Process
 from startup.plan.row import AgentRow, Stamps
 from startup.plan.swap import in_words, is_replaced, predecessor_of
 from startup.spec.fleet import AgentSpec
 
 LOOPBACK = "127.0.0.1"
+
+
+_WAKING: Final = COMING_UP | {Phase.WAITING}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +96,7 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
 
 
 def sleep_facts(p: Process) -> Mapping[str, Any]:
-    """How it sleeps and wakes: `since_s` and `wakes_at_s` are seconds since the epoch, None while it is awake."""
+    """How it sleeps and wakes. `is_waking`: callers and registries take it for `hibernated`. `since_s` and `wakes_at_s` are seconds since the epoch, None while it is awake."""
     sleep = p.sleep
     if sleep is None:
         return {}
@@ -102,6 +105,7 @@ def sleep_facts(p: Process) -> Mapping[str, Any]:
         "since_s": sleep.since_wall_s if is_asleep else None,
         "wakes_at_s": sleep.wake_wall_s if is_asleep else None,
         "given_back_mb": sleep.given_back_mb if is_asleep else None,
+        "is_waking": p.phase in _WAKING and sleep.is_waking,
         "wakes": sleep.wakes,
         "useless": sleep.useless,
         "woken_by": sleep.why,

@@ -41,6 +41,15 @@ class Sleep:
             self, since_wall_s=None, wake_wall_s=None, due_s=None, wakes=self.wakes + 1, why=why, woken_s=now_s, took_s=None
         )  # fmt: skip
 
+    def failed(self) -> Sleep:
+        """What was forked for a wake did not come up: from here on it is a start like any other."""
+        return self if self.woken_s is None else replace(self, woken_s=None)
+
+    @property
+    def is_waking(self) -> bool:
+        """It was woken, and what was forked for that does not take calls yet."""
+        return self.woken_s is not None and self.took_s is None
+
     def ready(self, now_s: float) -> Sleep:
         """The process that was forked for a wake takes calls."""
         if self.woken_s is None or self.took_s is not None:

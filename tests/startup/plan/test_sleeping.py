@@ -190,6 +190,20 @@ def test_no_number_of_useless_wakes_keeps_it_awake_for_ever() -> None:
     assert Sleep(useless=3, why=OPERATOR, woken_s=1.0).awake_for_s(300.0, 0) == 0.0
 
 
+def test_who_is_being_woken_is_still_a_sleeper_for_callers_and_registries_unless_that_fails() -> None:
+    sim = up(agent("A"))
+    lay_down(sim)
+    sim.behaviours[A] = Behaviour(fails=1, ready_after_s=1.0)
+    assert wake(sim)
+    row = sim.machines["m"].rows[A]
+    assert (row.phase, row.record().phase) == (Phase.FORKED, "hibernated")
+    sim.run(0.5)  # the first one failed, and another was forked
+    row = sim.machines["m"].rows[A]
+    assert (row.phase, row.record().phase, row.restarts) == (Phase.FORKED, "forked", 1)
+    sim.run(2.0)
+    assert sim.machines["m"].rows[A].record().phase == "ready"
+
+
 def test_a_timer_wakes_it_when_it_is_due() -> None:
     sim = up(agent("A"))
     lay_down(sim, wake_in_s=30.0)
