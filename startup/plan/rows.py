@@ -96,7 +96,8 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
 
 
 def sleep_facts(p: Process) -> Mapping[str, Any]:
-    """How it sleeps and wakes. `is_waking`: callers and registries take it for `hibernated`. `since_s` and `wakes_at_s` are seconds since the epoch, None while it is awake."""
+    """How it sleeps and wakes. `is_waking`: callers and registries take it for `hibernated`. `since_s` and `wakes_at_s` are
+    seconds since the epoch, None while it is awake."""
     sleep = p.sleep
     if sleep is None:
         return {}
