@@ -8,6 +8,7 @@ import random
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -76,6 +77,13 @@ class Ticking(Napping):
     async def tick(self):
         self.tell("ticks", str(os.getpid()))
 """
+
+
+@pytest.fixture
+def fleet(request: pytest.FixtureRequest) -> Iterator[Scratch]:
+    """Measured by coverage, but where a test forks hundreds of processes."""
+    with Scratch(measured=not request.node.get_closest_marker("soak")) as scratch:
+        yield scratch
 
 
 def up(fleet: Scratch, agents: dict[str, dict[str, Any]] | None = None, **settings: Any) -> AgentRow:
