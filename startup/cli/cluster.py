@@ -147,6 +147,20 @@ class Cluster:
         self.doors.pop(machine, None)
         self.missing[machine] = str(exc)
 
+    def usage(self, *, memory: bool) -> dict[str, Any]:
+        """What each machine's processes use (the `usage` operation), by machine; None: it does not answer. `memory`: measured, too."""
+        found: dict[str, Any] = {}
+        for machine in list(self.connections):
+            # the first also asks for those that are not connected
+            but = [*self.connections] if not found else [*self.connections, *found]
+            try:
+                told = self.connections[machine].ask("usage", memory=memory, but=but)["machines"]
+            except (NodeLost, TimeoutError) as exc:
+                self._lose(machine, exc)
+                continue
+            found |= {name: figures for name, figures in told.items() if figures is not None or name not in found}
+        return found
+
     def status(self, *, memory: bool = False) -> tuple[list[dict[str, Any]], list[AgentRow]]:
         """What every node tells of itself, and every agent once: as its own node has it where that answers.
 

@@ -43,6 +43,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "hibernate": Command("startup.cli.hibernate", "send agents to sleep; the first call wakes them"),
     "wake": Command("startup.cli.wake", "wake agents that sleep"),
     "status": Command("startup.cli.status", "how every agent fares, or one in full"),
+    "top": Command("startup.cli.top", "what every agent uses now, in full screen"),
     "logs": Command("startup.cli.logs", "what agents have logged, merged by time"),
     "errors": Command("startup.cli.errors", "what agents have reported: counted, shown in full, resolved"),
     "events": Command("startup.cli.events", "topics with counts and rates, or events as they come"),

@@ -41,6 +41,7 @@ from startup.node.key_words import KeyWords
 from startup.node.keys import NodeKeys
 from startup.node.leaders import Leaders
 from startup.node.listeners import backlog_warning
+from startup.node.liveness import Liveness
 from startup.node.memory import Remembering
 from startup.node.mesh import Mesh
 from startup.node.mesh_peer import MeshTimes
@@ -49,6 +50,7 @@ from startup.node.operations import Operations
 from startup.node.options import NodeOptions
 from startup.node.other_users import OtherUsers
 from startup.node.paths import Lock
+from startup.node.readiness import probe_of
 from startup.node.registry import Registry
 from startup.node.remote_control import RemoteControl
 from startup.node.rollbacks import Rollbacks
@@ -57,6 +59,7 @@ from startup.node.senses import Senses
 from startup.node.store import Incarnations, Remembered, Revisions
 from startup.node.table import ClusterTable
 from startup.node.turns import Turns
+from startup.node.usage import Usage
 from startup.node.views import Views
 from startup.node.zygotes import ZygoteKeeper
 from startup.plan.process import Process
@@ -151,6 +154,7 @@ class Node:
         self._keys.on_change = self._on_keys
         self._itself = Itself(options, self._revisions, self.turns, self._hands, self._zygote, self._events)
         self._views = Views(places.machine, self._itself, self._mesh)
+        usage = Usage(places.machine, self._itself, self._mesh)
         self._errors = ErrorDesk(places, partial(self._mesh.ask_others, within_s=OTHERS_S))
         self._rules = ErrorRules(places, self.turns, self._errors)
         self._errors.on_stored = self._rules.stored
@@ -168,6 +172,7 @@ class Node:
                 "mesh.errors": self._errors.answer,
                 "mesh.claims": self._fence.answer,
                 **self._views.answers,
+                **usage.answers,
             }
         )
         self._acting = Acting(
@@ -185,6 +190,7 @@ class Node:
             leaders=self._leaders,
             configs=self._configs,
         )
+        self._liveness = Liveness(self.turns, lambda spec: probe_of(spec, self.turns.place.host))
         feeds = Feeds(self._table)
         self._table.listen(self._tell_others)
         attached = Attached(self._hands)
@@ -202,6 +208,7 @@ class Node:
             more={
                 "events": self._events.ensure,
                 "registry": lambda _: self._registry.facts(),
+                **usage.operations,
                 **self._errors.operations,
                 **self._bedtime.operations,
                 **self._key_words.operations,
@@ -281,6 +288,7 @@ class Node:
         """The end on purpose: others are told, the zygote ends, nothing is left but the state directory."""
         zygote = self._zygote.pid
         self.turns.close()
+        self._liveness.close()
         await self._registry.close(deregister=True)
         await self._leaders.close()
         await self._configs.close()
@@ -363,6 +371,7 @@ class Node:
             self._mesh.copies.publish_all()
         self._rules.changed(changed, removed)
         self._bedtime.changed(changed)
+        self._liveness.changed(changed, removed)
 
     def _remember_all(self) -> None:
         self._remembered.begin(self._remembering.of(self._core.processes.values()))

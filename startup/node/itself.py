@@ -77,6 +77,9 @@ class Itself:
         machine, revision = self._options.places.machine, self._revisions.summary()
         return {"machine": machine, "version": VERSION, "node": self.vitals(), "revision": revision}
 
+    def pids(self) -> tuple[int | None, Mapping[str, int]]:
+        return self._zygote.pid, {str(id): running.pid for id, running in self._hands.mains().items()}
+
     async def memory_mb(self) -> Mapping[str, float]:
         return await vitals.pss_of({str(id): running.pid for id, running in self._hands.mains().items()})
 

@@ -68,6 +68,21 @@ def pss_bytes(pid: int) -> int | None:
     return None
 
 
+def cpu_s(pid: int) -> float | None:
+    """Processor time of a process and of the children that it has waited for, since it began."""
+    data = _read(f"/proc/{pid}/stat", 4096)
+    if not data:
+        return None
+    return sum(map(int, data.rpartition(b")")[2].split(None, 15)[11:15])) / _TICKS_PER_S
+
+
+def memory_mb() -> tuple[float, float]:
+    """This machine's memory, and what of it can be had."""
+    found = dict(line.split(b":", 1) for line in _read("/proc/meminfo", 4096).splitlines() if b":" in line)
+    total, free = (int(found[key].split()[0]) / 1024 if key in found else 0.0 for key in (b"MemTotal", b"MemAvailable"))
+    return round(total, 1), round(free, 1)
+
+
 def environ(pid: int) -> dict[str, str]:
     """Environment of a process as it was at its exec (what forks of the zygote show: linux.mark_environment)."""
     pairs = (os.fsdecode(entry).partition("=") for entry in environ_bytes(pid).split(b"\0") if entry)

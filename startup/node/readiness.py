@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from agentkit.names import AgentId
@@ -67,14 +68,8 @@ class Waits:
             await asyncio.sleep(when.after_s)
         elif when.log_regex is not None:
             await log_matches(log_path, when.log_regex, start=log_start)
-        elif when.http_url is not None:
-            base = "" if "://" in when.http_url else f"http://{LOOPBACK}:{spec.health_port or spec.port}"
-            await _until(lambda: http_ok(base + when.http_url, ANSWER_S))  # type: ignore[operator]
-        else:
-            port = when.tcp_port or spec.port
-            # a program may bind the machine's address only
-            hosts = dict.fromkeys((LOOPBACK, host))
-            await _until(lambda: _any_open(tuple(hosts), port))
+        elif probe := probe_of(spec, host):
+            await _until(partial(probe, ANSWER_S))
 
     async def _external(self, external: External, is_wanted: Callable[[], bool]) -> None:
         async def answers() -> bool:
@@ -88,9 +83,21 @@ class Waits:
         await _until(answers)
 
 
-async def _any_open(hosts: tuple[str, ...], port: int) -> bool:
+def probe_of(spec: AgentSpec, host: str) -> Callable[[float], Awaitable[bool]] | None:
+    """How a program can be asked, again and again, each time within the seconds given; None where it shows itself by other means."""
+    when = spec.ready
+    if when.notify or when.after_s is not None or when.log_regex is not None:
+        return None
+    if when.http_url is not None:
+        base = "" if "://" in when.http_url else f"http://{LOOPBACK}:{spec.health_port or spec.port}"
+        return partial(http_ok, base + when.http_url)
+    # a program may bind the machine's address only
+    return partial(_any_open, tuple(dict.fromkeys((LOOPBACK, host))), when.tcp_port or spec.port)
+
+
+async def _any_open(hosts: tuple[str, ...], port: int, timeout_s: float) -> bool:
     for host in hosts:
-        if await tcp_open(host, port, ANSWER_S):
+        if await tcp_open(host, port, timeout_s):
             return True
     return False
 

@@ -62,6 +62,7 @@ class Leaving(StrEnum):
     WATCHDOG = "watchdog"
     QUARANTINE = "quarantined"  #: a rule of `on_error` took it out of service
     LIMIT = "over its limit"
+    SILENT = "silent"  #: a program that does not answer its probe any more
     ITSELF = "left by itself"  #: it said STOPPING=1 unasked
     SLEEP = "falling asleep"  #: it asked, and may; still ready for everybody else
 
@@ -332,6 +333,13 @@ def over_limit(p: Process, why: str, now_s: float) -> Outcome:
         away=why,
     )
     return p, [Kill(p.id, p.incarnation)] if p.pid is not None else []
+
+
+def unresponsive(p: Process, why: str, now_s: float) -> Outcome:
+    """A program's probe fails, again and again: as an agent whose loop is stuck."""
+    if p.phase is not Phase.READY:
+        return p, []
+    return _abort(replace(p, excuse=why), now_s, Leaving.SILENT)
 
 
 def gone(p: Process, now_s: float) -> Process:

@@ -122,3 +122,33 @@ def test_down_counts_on_a_terminal(fleet: Launched) -> None:
     terminal = Terminal(fleet, "down")
     assert terminal.close() == 0
     assert "c is down: 1 agent on 1 machine" in terminal.text
+
+
+def test_top_takes_the_whole_screen_sorts_by_key_and_gives_the_terminal_back(fleet: Launched) -> None:
+    fleet.write({"Base": {}})
+    fleet.up()
+    terminal = Terminal(fleet, "top", "-d", "0.2s")
+    terminal.read_until(lambda text: "Base" in text and "by cpu" in text)
+    assert terminal.text.index("\x1b[?1049h") < terminal.text.index("cluster c: ")
+    terminal.type("m")
+    terminal.read_until(lambda text: "by memory" in text)
+    terminal.type("q")
+    assert terminal.close() == 0
+    assert "\x1b[?1049l" in terminal.text
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.text)
+    assert max(map(len, shown.replace("\r", "\n").splitlines())) < 100
+
+
+def test_top_without_a_terminal_prints_one_frame_or_one_document(fleet: Launched) -> None:
+    fleet.write({"Base": {}})
+    fleet.up()
+    frame = fleet.run("top", "-d", "0.1s")
+    assert (frame.code, "\x1b" in frame.out) == (0, False)
+    assert frame.out.splitlines()[-1].split()[:2] == ["Base", "ready"]
+    told = fleet.run("top", "--json", "-d", "0.1s").json
+    (agent,) = told["agents"]
+    assert agent["cpu_percent"] >= 0
+    assert agent["memory_mb"] > 1
+    (machine,) = told["machines"]
+    assert machine["node"]["cpu"] >= 0
+    assert machine["zygote"]["memory_mb"] > 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from startup.errors import Conflict, Refused
 from startup.plan.phase import Health, Phase
-from startup.spec.fleet import AgentTarget, External, ProgramTarget, ReadyWhen, RestartPolicy
+from startup.spec.fleet import AgentTarget, External, HealthCheckPolicy, ProgramTarget, ReadyWhen, RestartPolicy
 from tests.startup.node.cluster import PATIENCE_S, Nodes, alive, kill, nodes
 from tests.startup.plan.builders import agent
 
@@ -510,3 +511,40 @@ def test_dependants_of_a_killed_agent_are_degraded_with_the_cause_until_it_is_ba
     one.ask("m", "retry")
     rows = one.wait(lambda rows: rows["m/A"].phase is Phase.READY and rows["m/B"].health is Health.OK)
     assert rows["m/B"].pid == before["m/B"].pid
+
+
+#: Answers 200 until there is a file `sick`, which it takes away when it starts anew.
+ANSWERS = """
+import http.server, pathlib, sys
+sick = pathlib.Path("sick")
+sick.unlink(missing_ok=True)
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(500 if sick.exists() else 200)
+        self.end_headers()
+    def log_message(self, *words):
+        pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answers).serve_forever()
+"""
+
+
+def test_a_program_that_no_longer_answers_its_probe_is_restarted_and_says_why(one: Nodes) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (one.folder / "answers.py").write_text(ANSWERS)
+    program = agent(
+        "m/P",
+        target=ProgramTarget(argv=(sys.executable, "answers.py", str(port))),
+        port=port,
+        sockets="self",
+        ready=ReadyWhen(http_url=f"http://127.0.0.1:{port}/"),
+        health_check=HealthCheckPolicy(interval_s=0.1, timeout_s=20.0, retries=2),
+    )
+    one.up(program)
+    before = one.wait_phase(Phase.READY)["m/P"]
+    (one.folder / "sick").touch()
+    after = one.wait(lambda rows: rows["m/P"].phase is Phase.READY and rows["m/P"].pid != before.pid)["m/P"]
+    assert after.restarts == 1
+    assert after.last_error == "it did not answer 2 times in a row, each within 20 s"
+    assert after.last_exit.startswith("silent (")
