@@ -98,11 +98,9 @@ def _live(looks: _Looks, arguments: argparse.Namespace) -> None:
     with _screen() as keys:
         picture, due_s = looks.look(), time.monotonic() + min(FIRST_LOOK_S, delay_s)
         while True:
-            size = os.get_terminal_size(sys.stdout.fileno())
+            width, height = _size()
             skipped = max(0, min(skipped, len(picture.lines) - 1))
-            lines = _lines(
-                looks, picture, by, width=max(20, size.columns - 1), height=size.lines, skipped=skipped, keys=True
-            )
+            lines = _lines(looks, picture, by, width=width, height=height, skipped=skipped, keys=True)
             sys.stdout.write("\x1b[H" + "\r\n".join(f"{line}\x1b[K" for line in lines) + "\x1b[J")
             sys.stdout.flush()
             key = _key(keys, due_s - time.monotonic())
@@ -137,6 +135,12 @@ def _screen() -> Iterator[int]:
         sys.stdout.write("\x1b[?25h\x1b[?1049l")
         sys.stdout.flush()
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def _size() -> tuple[int, int]:
+    """Columns that can be written without a line's end being the terminal's, and lines; a terminal may say 0 for either."""
+    size = os.get_terminal_size(sys.stdout.fileno())
+    return max(20, (size.columns or 80) - 1), size.lines or 24
 
 
 def _key(descriptor: int, within_s: float) -> bytes | None:
