@@ -25,6 +25,7 @@ from agentkit.agent.fallbacks import fallbacks_of
 from agentkit.agent.hibernation import Hibernation
 from agentkit.agent.leading import Leading
 from agentkit.agent.loaders import Resources
+from agentkit.agent.lying_down import LyingDown
 from agentkit.agent.own_keys import AgentKeys
 from agentkit.agent.pace import Pace
 from agentkit.agent.policies import calling_of, serving_of
@@ -34,7 +35,7 @@ from agentkit.agent.stateful import keeper_of
 from agentkit.agent.tasks import Tasks
 from agentkit.agent.telling import Teller
 from agentkit.agent.threads import FromThreads
-from agentkit.agent.upkeep import TICK_ASLEEP_S, TICK_S, Checks, due_s, resumed
+from agentkit.agent.upkeep import TICK_ASLEEP_S, TICK_S, Checks, resumed
 from agentkit.clock import now_s, wall_s
 from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord, Directory
 from agentkit.directory.mesh import MeshDirectory
@@ -48,7 +49,7 @@ from agentkit.observe.metrics import AgentMetrics
 from agentkit.observe.process import pss_mb
 from agentkit.observe.trace import BAD_TRACEPARENTS, Tracer
 from agentkit.resilience.deadline import Deadline
-from agentkit.settings import AgentSettings, Depth, HibernateSettings
+from agentkit.settings import AgentSettings, HibernateSettings
 from agentkit.transport import adopt
 from agentkit.transport.gate import Gate
 from agentkit.transport.inbox import Inbox
@@ -58,7 +59,6 @@ from agentkit.transport.pool import SocketPool
 from agentkit.wire.plain import HEALTH_VERBS
 
 if TYPE_CHECKING:
-    from agentkit.agent.deep_sleep import DeepSleep
     from agentkit.resources.pool import ResourcePool
     from agentkit.state.store import Store
 
@@ -99,8 +99,7 @@ class AgentRuntime:
         self._encrypted: frozenset[str] = frozenset()  # names of listeners
         self._listeners = dict(listeners or {})
         self._is_succeeded = False
-        self.is_asleep = False  #: it ends to be forked when somebody calls
-        self._deep: DeepSleep | None = None
+        self.lying_down = LyingDown(self)
         self._teller = Teller(notifier or Notifier(None), settings)
         self._me = Identity(settings.id, settings.incarnation)
         self._lag = LoopLag()
@@ -197,7 +196,7 @@ class AgentRuntime:
             on_failed=self.reports.sleep_failed,
             tell=self._teller.sleep,
             save=self.save_state,
-            deepen=self._deepen,
+            deepen=self.lying_down.deepen,
         )
         self._keeper = keeper_of(agent, settings, self.reports, self._teller.state, store)
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
@@ -275,41 +274,6 @@ class AgentRuntime:
             look_away(listener)
         self.request_stop()
 
-    @property
-    def deep_sleep(self) -> DeepSleep:
-        """Made when it is needed first: who never sleeps does not pay for it."""
-        if self._deep is None:
-            from agentkit.agent.deep_sleep import DeepSleep
-
-            self._deep = DeepSleep(self)
-        return self._deep
-
-    async def _deepen(self) -> bool:
-        return await self.deep_sleep.deepen()
-
-    def told_to_sleep(self, depth: Depth) -> None:
-        """An operator wants it to sleep, and hears from the node what became of that."""
-        self._tasks.spawn("sleep", lambda: self.deep_sleep.obey(depth))
-
-    def fall_asleep(self) -> None:
-        """End `until_stopped`: all is done that a deep sleep needs."""
-        self.is_asleep = True
-        self.request_stop()
-
-    @property
-    def last_s(self) -> Mapping[str, float]:
-        """When each `@every` method ran last, monotonic."""
-        return self._single.last_s
-
-    @property
-    def due_s(self) -> Mapping[str, float]:
-        """When each is due."""
-        return due_s(self.agent, self._pace, self._single.last_s)
-
-    def promised_s(self) -> float:
-        """For how long an answer is promised to who repeats an idempotency key."""
-        return max(0.0, self._dispatcher.sharing.promised_until_s - now_s())
-
     def inbox_listeners(self) -> list[socket.socket]:
         return [self._listeners[name] for name in (INBOX_LOCAL, INBOX) if name in self._listeners]
 
@@ -325,9 +289,9 @@ class AgentRuntime:
         self.hibernation.close()
         self.running = False
         # Who asked before our successor took the health port over asks about the agent, and that is there
-        self.phase = "ready" if self._is_succeeded or self.is_asleep else "stopping"
+        self.phase = "ready" if self._is_succeeded or self.lying_down.is_asleep else "stopping"
         self._teller.stopping()
-        if self._inbox is not None and not self.is_asleep:
+        if self._inbox is not None and not self.lying_down.is_asleep:
             self._inbox.goaway()
             if not await self._inbox.drained(Deadline.after(max(0.0, began.left_s() - reserve_s))):
                 log.warning("agent.grace_over", in_flight=self._dispatcher.in_flight, peers=len(self._inbox.peers))
@@ -487,7 +451,7 @@ class AgentRuntime:
             incarnation=self.settings.incarnation,
             phase=self.phase,
             started=self._was_ready,
-            ready=self.running or self._is_succeeded or self.is_asleep,
+            ready=self.running or self._is_succeeded or self.lying_down.is_asleep,
             now_s=now_s(),
             uptime_s=now_s() - self._started_s,
             loop_lag_s=self._lag.worst_s(now_s()),

@@ -18,7 +18,6 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from agentkit.agent import left_behind
-from agentkit.clock import now_s
 from agentkit.directory.mesh import MeshDirectory
 from agentkit.errors import AgentkitError, CallError
 from agentkit.observe.log import get_logger
@@ -76,7 +75,7 @@ class DeepSleep:
             why = await runtime.hibernation.sleep_now(depth)
         finally:
             self._is_asked = False
-        if not runtime.is_asleep and isinstance(runtime._directory, MeshDirectory):
+        if not runtime.lying_down.is_asleep and isinstance(runtime._directory, MeshDirectory):
             with contextlib.suppress(CallError):
                 await runtime._directory.ask("awake" if why else "asleep", **self._me(), why=why)
 
@@ -97,7 +96,7 @@ class DeepSleep:
             with contextlib.suppress(CallError):
                 await node.ask("awake", **self._me(), why=str(exc) if isinstance(exc, StaysAwake) else "it is needed")
             raise
-        self._runtime.fall_asleep()
+        self._runtime.lying_down.done()
 
     # -- before anybody is told
 
@@ -110,7 +109,7 @@ class DeepSleep:
             raise StaysAwake(why)
         if names := runtime.leading.names:
             raise StaysAwake(f"it leads, or stands for, {', '.join(names)}")
-        if (left_s := runtime.promised_s()) > 0:
+        if (left_s := runtime.lying_down.promised_s()) > 0:
             raise StaysAwake(f"answers to idempotency keys are promised for another {left_s:.0f} s")
         if runtime.events.topics and runtime.settings.hibernate.events == "wake":
             raise StaysAwake(
@@ -145,17 +144,13 @@ class DeepSleep:
         wish = {
             "calls": runtime.metrics_book.requests,
             "memory_mb": round(runtime.report().memory_mb, 2),
-            "wake_in_s": self._wake_in_s(),
+            "wake_in_s": runtime.lying_down.due_in_s(),
             "asked": self._is_asked,
         }
         try:
             await node.ask("sleep", **self._me(), **wish)
         except CallError as exc:
             raise NotAllowed(exc.message.removeprefix("awake: ")) from exc
-
-    def _wake_in_s(self) -> float | None:
-        due = self._runtime.due_s
-        return max(0.0, min(due.values()) - now_s()) if due else None
 
     # -- callers
 
@@ -211,7 +206,7 @@ class DeepSleep:
         folder = runtime.settings.data_dir
         try:
             (folder / COUNTERS_FILE).write_bytes(counters_of(runtime.metrics()))
-            left_behind.write(folder, runtime.last_s, runtime.events.streams())
+            left_behind.write(folder, runtime._single.last_s, runtime.events.streams())
         except OSError as exc:
             raise StaysAwake(f"{folder} can't be written to: {exc.strerror}") from exc
 
