@@ -103,6 +103,12 @@ def _status(arguments: argparse.Namespace) -> int:
     say(columns(table, right={2, 3, 4, 5}, width=width_of(sys.stdout)))
     for why in sorted({node["node"].get("limits", {}).get("why", "") for node in nodes} - {""}):
         note(f"limits: {why}")
+    for node in nodes:
+        if unheld := (node["node"].get("found") or {}).get("unheld"):
+            say(
+                f"{node['cluster']}/{node['machine']}: node and zygote had both gone; nobody held the ports of "
+                f"{', '.join(unheld)} until this node bound them again, and callers were refused meanwhile"
+            )
     return exits.DONE
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 from agentkit.clock import SYSTEM_CLOCK
 from agentkit.names import AgentId, Incarnation
@@ -18,7 +18,7 @@ from agentkit.observe.log import get_logger
 from startup.node import procinfo
 from startup.node.exits import Exit, ExitWatch
 from startup.node.hands import Hands, Running
-from startup.node.memory import beside_of, process_of, without_process
+from startup.node.memory import beginnings, beside_of, process_of, without_process
 from startup.node.zygote_link import Inherited
 from startup.plan import process as proc
 from startup.plan.phase import ALIVE, Phase
@@ -29,6 +29,9 @@ from startup.spec.fleet import AgentSpec, AgentTarget, Fleet
 
 log = get_logger("node.adoption")
 
+#: Phases in which a slot's ports are bound, whether or not it has a process.
+_HOLDING: Final = (ALIVE - {Phase.STOPPING}) | {Phase.WAITING, Phase.BACKOFF, Phase.HIBERNATED}
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -38,6 +41,11 @@ class Found:
     outlived: int = 0  #: processes whose zygote is gone, too
     ended: int = 0  #: processes that ended while there was no node
     asleep: int = 0
+    #: agents whose ports nobody has held meanwhile: callers were refused, now they are bound again
+    unheld: tuple[str, ...] = ()
+
+    def to_wire(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def adopt(
@@ -63,7 +71,8 @@ def adopt(
     for running in mains.values():
         _adopt(core, hands, slots.get(running.id) or _unknown(running.id, specs), running, now_s)
     outlived = 0
-    found_later, interrupted = _of_no_zygote(besides, node, exits)
+    identity = Identity(node, {life: at for facts in remembered.values() for life, at in _beginnings(facts).items()})
+    found_later, interrupted = _of_no_zygote(besides, identity, exits)
     second += found_later
     codes = {Incarnation(exit.incarnation): exit.code for exit in ended}
     gone: list[Process] = []
@@ -75,12 +84,14 @@ def adopt(
             sleepers.append(p)
         elif not _is_alive(p):
             core.remember(without_process(p))
-        elif (found := _outlived(p, node, exits)) is not None:
+        elif (found := _outlived(p, identity, exits)) is not None:
             _adopt(core, hands, p, found, now_s)
             outlived += 1
         else:
             gone.append(p)
             core.adopt(p, pid=p.pid or 0, incarnation=p.incarnation, phase=p.phase, now_s=now_s)
+    kept = {*mains, *(id for id in slots if hands.of(id) is not None)}
+    unheld = [id for id, p in slots.items() if id not in kept and _had_ports(p) and not hands.sockets.has(id)]
     _lie_down(core, hands, sleepers, now_s)
     for running, role in second:
         _adopt_beside(core, hands, running, role, now_s)
@@ -89,7 +100,45 @@ def adopt(
         core.on(p.id, lambda p, code=code: proc.exited(p, code, now_s, random), now_s, incarnation=p.incarnation)  # type: ignore[misc]
     for id in interrupted:
         core.replace(id, now_s)
-    return Found(len(mains) + len(second), outlived, len(gone), len(sleepers))
+    return Found(len(mains) + len(second), outlived, len(gone), len(sleepers), tuple(map(str, sorted(unheld))))
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """How a process is known again that no zygote vouches for: by pid and start time, which no other process ever has."""
+
+    node: str  #: our AGENTKIT_NODE
+    beginnings: Mapping[int, int]  #: incarnation -> start time, as remembered
+
+    def still_there(self, pid: int, incarnation: int) -> int | None:
+        """A pidfd of the process if the pid is still its own.
+
+        Where no start time is remembered, its environment has to tell of this life: pids are used again, incarnations are not."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return None
+        began = self.beginnings.get(incarnation)
+        if began is not None:
+            is_same = procinfo.start_ticks(pid) == began
+        else:
+            marks = procinfo.environ(pid)
+            is_same = marks.get("AGENTKIT_INCARNATION") == str(incarnation) and marks.get("AGENTKIT_NODE") == self.node
+        if is_same:
+            return pidfd
+        os.close(pidfd)
+        return None
+
+
+def _beginnings(facts: Mapping[str, Any]) -> Mapping[int, int]:
+    try:
+        return beginnings(facts)
+    except (KeyError, ValueError, TypeError):  # they tell nonsense, which is told where the process is looked for
+        return {}
+
+
+def _had_ports(p: Process) -> bool:
+    return p.spec.sockets != "self" and bool(p.spec.port) and p.phase in _HOLDING
 
 
 def _lie_down(core: Reconciler, hands: Hands, sleepers: Sequence[Process], now_s: float) -> None:
@@ -136,13 +185,13 @@ def _told_apart(
 
 
 def _of_no_zygote(
-    besides: Mapping[AgentId, tuple[Process, Role]], node: str, exits: ExitWatch
+    besides: Mapping[AgentId, tuple[Process, Role]], identity: Identity, exits: ExitWatch
 ) -> tuple[list[tuple[Running, Role]], list[AgentId]]:
     """Of the second processes that the zygote does not have: those that outlived it, and slots whose successor ended with its node."""
     found: list[tuple[Running, Role]] = []
     interrupted = []
     for beside, role in besides.values():
-        if beside.pid is not None and (running := _outlived(beside, node, exits)) is not None:
+        if beside.pid is not None and (running := _outlived(beside, identity, exits)) is not None:
             found.append((running, role))
         elif role in NEXT:
             interrupted.append(beside.id)
@@ -173,10 +222,10 @@ def _is_alive(p: Process) -> bool:
     return p.phase in ALIVE and p.pid is not None
 
 
-def _outlived(p: Process, node: str, exits: ExitWatch) -> Running | None:
+def _outlived(p: Process, identity: Identity, exits: ExitWatch) -> Running | None:
     """A process whose zygote is gone, too, if it is still there; its end is seen from now on."""
     assert p.pid is not None
-    pidfd = _still_there(p, node)
+    pidfd = identity.still_there(p.pid, int(p.incarnation))
     if pidfd is None:
         return None
     exits.watch(key=str(p.id), incarnation=int(p.incarnation), pid=p.pid, pidfd=os.dup(pidfd))
@@ -214,17 +263,3 @@ def _unknown(id: AgentId, specs: Mapping[AgentId, AgentSpec]) -> Process:
 def _placeholder(id: AgentId) -> AgentSpec:
     """For a process that the fleet does not know any more: enough to stop it."""
     return AgentSpec(id=id, group="", klass="", target=AgentTarget(), port=0)
-
-
-def _still_there(p: Process, node: str) -> int | None:
-    """A pidfd of the process if its pid is still its own; pids are used again, incarnations are not."""
-    assert p.pid is not None
-    try:
-        pidfd = os.pidfd_open(p.pid)
-    except OSError:
-        return None
-    marks = procinfo.environ(p.pid)
-    if marks.get("AGENTKIT_INCARNATION") == str(p.incarnation) and marks.get("AGENTKIT_NODE") == node:
-        return pidfd
-    os.close(pidfd)
-    return None

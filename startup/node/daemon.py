@@ -21,6 +21,7 @@ import startup.spec.wire  # noqa: F401 - takes 40 ms, and is needed as soon as a
 from agentkit.observe import log as logs
 from agentkit.transport.context import close_context
 from agentkit.transport.notify import Notifier
+from startup.node import procinfo
 from startup.node.acting import Acting
 from startup.node.adoption import adopt
 from startup.node.attached import Attached
@@ -114,7 +115,7 @@ class Node:
         self._random = random or Random()
         self._early_exits: list[Exit] | None = []
         self._rotation = Rotation(places.logs)
-        self._remembering = Remembering()
+        self._remembering = Remembering(procinfo.start_ticks)
         self._revisions = Revisions(places)
         self._remembered = Remembered(places)
         incarnations = Incarnations(places)
@@ -257,9 +258,8 @@ class Node:
             self._rules.begin(remembered)
             self._leaders.begin()
             self._fence.begin(revision)
-            log.info(
-                "node.adopted", adopted=found.adopted, outlived=found.outlived, ended=found.ended, asleep=found.asleep
-            )
+            self._itself.found = found
+            (log.warning if found.unheld else log.info)("node.adopted", **found.to_wire())
             if revision.down and not (found.adopted or found.outlived):
                 # the cluster was taken down and is down: whoever boots this node is about to bring it up again
                 self._acting.act_later_on(revision)

@@ -10,6 +10,7 @@ from agentkit._version import VERSION
 from agentkit.clock import SYSTEM_CLOCK
 from agentkit.names import AgentId
 from startup.node import vitals
+from startup.node.adoption import Found
 from startup.node.events import NodeEvents
 from startup.node.hands import Hands
 from startup.node.notify import NotifyServer
@@ -34,6 +35,7 @@ class Itself:
     ) -> None:
         self.started_s = SYSTEM_CLOCK.wall_s()
         self.notify: NotifyServer | None = None  #: once it listens
+        self.found: Found | None = None  #: what this node took over when it started
         self._options = options
         self._revisions = revisions
         self._turns = turns
@@ -70,6 +72,7 @@ class Itself:
             "wakeups": vitals.wakeups(),
             "turns": self._turns.count,
             "limits": self._hands.bounds.facts(),
+            "found": self.found.to_wire() if self.found else None,
             "notifications_dropped": self.notify.dropped if self.notify else 0,
         }
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from agentkit.names import AgentId, Incarnation
 from startup.plan.phase import ALIVE, Health, Phase
@@ -23,7 +23,11 @@ _STAMPS: Final = tuple(found.name for found in fields(Stamps))
 _SLEEP: Final = tuple(found.name for found in fields(Sleep))
 
 
-def facts_of(p: Process, digest: str, base: str = "") -> dict[str, Any]:
+#: When its process began (procinfo.start_ticks); None: there is none, or it is not known.
+Began: TypeAlias = Callable[[Process], int | None]
+
+
+def facts_of(p: Process, digest: str, began: Began, base: str = "") -> dict[str, Any]:
     """What is worth remembering; `digest` is that of the spec it runs with, `base` the one without its config."""
     facts = {name: getattr(p, name) for name in _PLAIN}
     return facts | {
@@ -38,7 +42,8 @@ def facts_of(p: Process, digest: str, base: str = "") -> dict[str, Any]:
         "timeouts_s": dict(p.timeouts_s),
         "traits": {name: dict(traits) for name, traits in p.traits.items()},
         "leaving": p.leaving.value,
-        "beside": _beside(p),
+        "beside": _beside(p, began),
+        "began": began(p),
         "key": p.key,
         "state": dict(p.state),
         "away": p.away,
@@ -47,12 +52,18 @@ def facts_of(p: Process, digest: str, base: str = "") -> dict[str, Any]:
     }
 
 
-def _beside(p: Process) -> dict[str, Any] | None:
+def _beside(p: Process, began: Began) -> dict[str, Any] | None:
     """The other process of the slot, if it has one yet: enough to find and to end it."""
     if p.swap is None:
         return None
     beside = p.swap.beside
-    return {"role": p.swap.role.value, "pid": beside.pid, "incarnation": int(beside.incarnation), "key": beside.key}
+    return {
+        "role": p.swap.role.value,
+        "pid": beside.pid,
+        "incarnation": int(beside.incarnation),
+        "key": beside.key,
+        "began": began(beside),
+    }
 
 
 def beside_of(facts: Mapping[str, Any], p: Process) -> tuple[Process, Role] | None:
@@ -66,11 +77,19 @@ def beside_of(facts: Mapping[str, Any], p: Process) -> tuple[Process, Role] | No
     return beside, Role(found["role"])
 
 
-class Remembering:
-    """Facts of processes, with the digest of each spec worked out once."""
+def beginnings(facts: Mapping[str, Any]) -> dict[int, int]:
+    """Incarnation -> when its process began, of the processes that `facts` tell of."""
+    told = (facts, facts.get("beside") or {})
+    return {int(it["incarnation"]): int(it["began"]) for it in told if it.get("began") is not None}
 
-    def __init__(self) -> None:
+
+class Remembering:
+    """Facts of processes, with the digest of each spec and the beginning of each process looked up once."""
+
+    def __init__(self, began: Callable[[int], int | None] = lambda _: None) -> None:
         self._digests: dict[AgentId, tuple[AgentSpec, str]] = {}
+        self._began = began
+        self._beginnings: dict[AgentId, dict[int, int | None]] = {}
 
     def of(self, processes: Iterable[Process]) -> dict[str, dict[str, Any]]:
         """By id, as text."""
@@ -78,10 +97,22 @@ class Remembering:
 
     def _of(self, p: Process) -> dict[str, Any]:
         known = self._digests.get(p.id)
+        before = self._beginnings.get(p.id, {})
+        now: dict[int, int | None] = {}
+
+        def began(p: Process) -> int | None:
+            if p.pid is None:
+                return None
+            known = p.incarnation in before
+            found = now[p.incarnation] = before[p.incarnation] if known else self._began(p.pid)
+            return found
+
         if known is None or known[0] is not p.spec:
             known = self._digests[p.id] = (p.spec, p.spec.digest())
         base = (p.base or p.spec.base_digest()) if p.takes_config else ""
-        return facts_of(p, p.digest or known[1], base)
+        facts = facts_of(p, p.digest or known[1], began, base)
+        self._beginnings[p.id] = now
+        return facts
 
 
 def process_of(facts: Mapping[str, Any], spec: AgentSpec) -> Process:

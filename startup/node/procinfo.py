@@ -44,6 +44,12 @@ def stat(pid: int) -> ProcStat | None:
     return ProcStat(pid, state.decode(), int(fields[0]), int(fields[1]), int(fields[2]), int(fields[18]))
 
 
+def start_ticks(pid: int) -> int | None:
+    """When a process that is there began, in ticks since the machine booted; None: it is gone, or ended and not reaped yet."""
+    found = stat(pid)
+    return found.start_ticks if found is not None and found.is_alive else None
+
+
 def all_stats() -> Iterator[ProcStat]:
     """Every process of this machine (of this pid namespace)."""
     for name in os.listdir("/proc"):  # noqa: PTH208 - 3 times as fast as paths, and this runs for every stop

@@ -169,7 +169,8 @@ class Launched:
         groups: dict[str, dict[str, Any]] = {}
         for name, settings in agents.items():
             own = {"machine": self.machines[0], "port": free_port(), "health_check_port": free_port(), **settings}
-            own.setdefault("agent", "fleet_agents:Plain")
+            if "command" not in own:
+                own.setdefault("agent", "fleet_agents:Plain")
             groups.setdefault(own.pop("group", "core"), {})[name] = own
         document = {
             "version": 1,
