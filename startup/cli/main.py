@@ -51,6 +51,9 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "debug": Command("startup.cli.debug", "look into a running agent: stacks, tasks, heap, gc, slow calls"),
     "call": Command("startup.cli.call", "call one method of one agent"),
     "describe": Command("startup.cli.describe", "the methods of one agent"),
+    "chaos": Command(
+        "startup.cli.chaos", "a written plan of kills, stops and cuts against the fleet, and what was lost"
+    ),
     "run": Command("startup.cli.run", "one agent of the running fleet in this terminal"),
     "timeline": Command("startup.cli.timeline", "the last start as a Gantt chart, and its slowest path"),
     "validate": Command("startup.cli.validate", "every problem of a configuration file, with its line and its fix"),

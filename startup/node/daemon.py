@@ -26,6 +26,7 @@ from startup.node.acting import Acting
 from startup.node.adoption import adopt
 from startup.node.attached import Attached
 from startup.node.bedtime import Bedtime
+from startup.node.chaos import Chaos
 from startup.node.configs import Configs
 from startup.node.control_server import ControlServer
 from startup.node.debugging import Debugging
@@ -164,6 +165,7 @@ class Node:
             places.machine, self._table, on_sighted=self._hearing.see_others
         )
         self._hands.before_end = self._registry.leaving
+        self._chaos = Chaos(self.turns, self._hands, self._zygote, self._mesh)
         self._leaders = Leaders(places, incarnations, self._hands.looks_after)
         self._hands.on_left = self._leaders.ended
         self._configs = self._hands.configs = Configs(self.turns, places, self._hands.looks_after)
@@ -210,6 +212,7 @@ class Node:
                 "events": self._events.ensure,
                 "registry": lambda _: self._registry.facts(),
                 **usage.operations,
+                "chaos": self._chaos.perform,
                 **self._errors.operations,
                 **self._bedtime.operations,
                 **self._key_words.operations,
@@ -292,6 +295,7 @@ class Node:
         await self._registry.close(deregister=True)
         await self._leaders.close()
         await self._configs.close()
+        self._chaos.close()
         await self._mesh.bye()
         self._remember_all()
         self._remembered.close()

@@ -22,7 +22,7 @@ from startup.node.asleep import told
 from startup.node.bounds import Bounds
 from startup.node.configs import Configs
 from startup.node.doors import Doors
-from startup.node.endgame import Endgame
+from startup.node.endgame import Census, Endgame
 from startup.node.exits import Exit
 from startup.node.gates import Gate
 from startup.node.lending import Lending
@@ -182,6 +182,10 @@ class Hands:
         """Whether a process that says so is one of ours."""
         running = self.running.get(incarnation)
         return running is not None and running.id == id
+
+    def census(self) -> Census:
+        """Who is alive on this machine, and whose it is."""
+        return self._endgame.look()
 
     def mains(self) -> dict[AgentId, Running]:
         """Those by which their slots are known."""

@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from agentkit.clock import now_s
 from agentkit.directory.locate import NodeInfo, node_files
-from agentkit.errors import BadRequest, CallError, InternalError, UnknownMethod
+from agentkit.errors import BadRequest, CallError, InternalError, UnknownMethod, Unreachable
 from agentkit.names import AgentId, AgentName, Incarnation, MachineName
 from agentkit.observe.log import get_logger
 from agentkit.transport.channel import Channel
@@ -37,6 +38,7 @@ from startup.node import mesh_words
 from startup.node.ears import Ears
 from startup.node.keys import NodeKeys
 from startup.node.mesh_circle import Circle
+from startup.node.mesh_faults import MeshFaults
 from startup.node.mesh_links import Links
 from startup.node.mesh_peer import MeshTimes, Peer
 from startup.node.mesh_rows import Copies
@@ -78,7 +80,7 @@ class Mesh:
             self.times,
             introduce=self._introduce,
             on_up=self._level,
-            is_wanted=self.circle.is_wanted,
+            is_wanted=lambda peer: self.circle.is_wanted(peer) and not self.faults.is_cut(peer.machine),
             find=self._find,
             dial=lambda machine, endpoint: self.keys.dial(machine, endpoint),
             on_unmet=lambda machine: self.keys.missed(machine),
@@ -90,6 +92,7 @@ class Mesh:
         self._vigil = MeshVigil(self._members, self._peers, self._links, self.copies.beat, self._tell_changes)
         self._bound: tuple[str, int | None] | None = None
         self._is_closing = False
+        self.faults = MeshFaults(self._on_fault)
 
     # -- life
 
@@ -196,6 +199,7 @@ class Mesh:
 
     async def close(self) -> None:
         self._is_closing = True
+        self.faults.close()
         self._vigil.end()
         for peer in self._peers.values():
             self._links.drop(peer)
@@ -207,8 +211,8 @@ class Mesh:
 
     # -- transport.inbox.Receiver
 
-    def request(self, inbound: Inbound) -> None:
-        """A word of another node."""
+    def request(self, inbound: Inbound, *, is_late: bool = False) -> None:
+        """A word of another node. `is_late`: it was held back, as asked for."""
         assert self._inbox is not None
         if inbound.method == CONTROL:
             self.control.request(self._inbox, inbound)
@@ -217,6 +221,8 @@ class Mesh:
             said = values.unpack(inbound.body)
             if error := self.keys.may_speak_for(self._inbox.identity(inbound.peer), str(said["machine"])):
                 raise error
+            if self._is_held(inbound, str(said["machine"]), is_late=is_late):
+                return
             peer = self._word(inbound.method, said)
             if find := self._ears.answers().get(inbound.method):
                 self._links.spawn(self._answer(inbound, find(said)), inbound.method)
@@ -230,6 +236,30 @@ class Mesh:
         else:
             self._inbox.answer(inbound, answer)
         self._tell_changes()
+
+    def _is_held(self, inbound: Inbound, machine: str, *, is_late: bool) -> bool:
+        """Whether it comes later. CallError: it is not heard at all."""
+        if self.faults.is_cut(machine):
+            raise Unreachable(f"{self._places.machine} is cut off from {machine} because an operator wants it")
+        delay_s = 0.0 if is_late else self.faults.delay_s(machine)
+        if delay_s:
+            self._loop.call_later(delay_s, partial(self._late, inbound))
+        return delay_s > 0
+
+    def _late(self, inbound: Inbound) -> None:
+        if self._inbox is not None:
+            self.request(inbound, is_late=True)
+
+    def _on_fault(self, machine: str) -> None:
+        peer = self._peers.get(machine)
+        if peer is None or self._is_closing:
+            return
+        if self.faults.is_cut(machine):
+            self._links.drop(peer)
+            self._on_broke(peer)
+        else:
+            self._links.press(peer)
+            self._vigil.soon()
 
     def abandon(self, inbound: Inbound) -> None:
         """Only operators' questions can be given up: what nodes ask is over in an instant."""
@@ -337,6 +367,8 @@ class Mesh:
         return await self._ask_over(peer, peer.channel, method, said)
 
     async def _ask_over(self, peer: Peer, channel: Channel, method: str, said: Mapping[str, Any]) -> Any:
+        if self.faults.is_cut(peer.machine):
+            raise Unreachable(f"{peer.machine} is cut off because an operator wants it")
         sent_s = now_s()
         number, digest = self._ears.own_revision()
         facts = {

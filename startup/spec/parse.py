@@ -57,18 +57,18 @@ class Parsed:
 
 def parsed(draft: Draft, problems: list[Problem]) -> Parsed:
     """Validate everything; with errors among `problems` the result is good for further checks only."""
-    file = _validated(FileModel, draft.settings, {"agent_groups": {}}, _STAND_INS, "", draft.settings.place, problems)
+    file = validated(FileModel, draft.settings, {"agent_groups": {}}, _STAND_INS, "", draft.settings.place, problems)
     agents = []
     for entry in draft.entries:
         for what, name in (("agent", entry.name), ("group", entry.group)):
             if not is_name(name):
                 _bad_name(what, name, entry, problems)
-        agents.append((entry, _validated(AgentSettings, entry.keys, {}, {}, entry.at, entry.place, problems)))
+        agents.append((entry, validated(AgentSettings, entry.keys, {}, {}, entry.at, entry.place, problems)))
         _one_target(entry, problems)
     return Parsed(file=file, settings=draft.settings, agents=tuple(agents))
 
 
-def _validated(
+def validated(
     model: type[M],
     table: Table,
     extra: Mapping[str, Any],

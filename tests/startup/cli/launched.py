@@ -96,6 +96,7 @@ class Launched:
     machines: Sequence[str] = ("m",)
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ak")))
     more_environment: dict[str, str] = field(default_factory=dict)
+    patience_s: float = PATIENCE_S  #: with one command
     measured: bool = True  #: by coverage, when the tests are
     _begun: list[subprocess.Popen[str]] = field(default_factory=list)
 
@@ -219,7 +220,7 @@ class Launched:
     def execute(self, *command: str, more_environment: Mapping[str, str] = MappingProxyType({})) -> Result:
         process = self.begin(*command, more_environment=more_environment)
         try:
-            out, err = process.communicate(timeout=PATIENCE_S)
+            out, err = process.communicate(timeout=self.patience_s)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGABRT)
             process.communicate()
