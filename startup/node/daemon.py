@@ -115,7 +115,7 @@ class Node:
         self._loop = loop
         self._random = random or Random()
         self._early_exits: list[Exit] | None = []
-        self._rotation = Rotation(places.logs)
+        self._rotation = Rotation(places.logs, beside=self._remember_better)
         self._remembering = Remembering(procinfo.start_ticks)
         self._revisions = Revisions(places)
         self._remembered = Remembered(places)
@@ -155,6 +155,7 @@ class Node:
         self._key_words = self._hearing.key_words = KeyWords(self._keys, self._mesh, self._events)
         self._keys.on_change = self._on_keys
         self._itself = Itself(options, self._revisions, self.turns, self._hands, self._zygote, self._events)
+        self._itself.trouble = lambda: self._remembered.trouble
         self._views = Views(places.machine, self._itself, self._mesh)
         usage = Usage(places.machine, self._itself, self._mesh)
         self._errors = ErrorDesk(places, partial(self._mesh.ask_others, within_s=OTHERS_S))
@@ -378,4 +379,15 @@ class Node:
         self._liveness.changed(changed, removed)
 
     def _remember_all(self) -> None:
-        self._remembered.begin(self._remembering.of(self._core.processes.values()))
+        before = self._remembered.trouble
+        try:
+            self._remembered.begin(self._remembering.of(self._core.processes.values()))
+        except OSError as exc:
+            log.error("node.forgetful", error=str(exc))
+        if self._remembered.trouble != before:
+            log.warning("node.state", trouble=self._remembered.trouble or "it can be written again")
+
+    def _remember_better(self) -> None:
+        """Now and then: what the state directory did not take."""
+        if self._remembered.trouble:
+            self._remember_all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentkit._version import VERSION
@@ -35,6 +35,7 @@ class Itself:
     ) -> None:
         self.started_s = SYSTEM_CLOCK.wall_s()
         self.notify: NotifyServer | None = None  #: once it listens
+        self.trouble: Callable[[], str] = lambda: ""  #: what is wrong with this node's own folders
         self.found: Found | None = None  #: what this node took over when it started
         self._options = options
         self._revisions = revisions
@@ -72,6 +73,7 @@ class Itself:
             "wakeups": vitals.wakeups(),
             "turns": self._turns.count,
             "limits": self._hands.bounds.facts(),
+            "trouble": self.trouble() or vitals.no_room(self._options.places.state),
             "found": self.found.to_wire() if self.found else None,
             "notifications_dropped": self.notify.dropped if self.notify else 0,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,9 @@ ROTATE_EVERY_S: Final = 15.0
 class Rotation:
     """Of one folder, from `begin` to `close`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, beside: Callable[[], None] = lambda: None) -> None:
+        """`beside`: also called with each look."""
+        self._beside = beside
         self._folder = folder
         self._timer: asyncio.TimerHandle | None = None
 
@@ -31,6 +34,7 @@ class Rotation:
         large = [path for path in self._folder.glob("*.log") if _size(path) > logfiles.MAX_BYTES]
         if large:
             asyncio.get_running_loop().run_in_executor(None, lambda: [logfiles.rotate_if_large(path) for path in large])
+        self._beside()
         self.begin()
 
 

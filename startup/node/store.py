@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Final, TypeAlias
@@ -33,6 +34,8 @@ MAX_CHANGES_BYTES: Final = 1024 * 1024
 #: memory.facts_of
 Facts: TypeAlias = dict[str, Any]
 
+_SNAPSHOT: Final = "processes.msgpack"
+_CHANGES: Final = "processes.changes"
 _CHANGES_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -127,10 +130,12 @@ class Revisions:
 
 
 class Incarnations:
-    """Numbers that are never given twice, whatever crashes in between."""
+    """Numbers that are never given twice, whatever crashes in between. While the state directory can't be written (its disk is full)
+    they are noted in the run directory."""
 
     def __init__(self, places: Places, wall_s: Callable[[], float] = time.time) -> None:
         self._file = places.state / "counters"
+        self._stand_in = places.run / "counters"
         try:
             self._next = int(self._file.read_text())
         except FileNotFoundError:
@@ -141,13 +146,19 @@ class Incarnations:
             raise Unreadable(
                 f"{self._file} holds no number; write one into it that is above every incarnation in the logs"
             ) from exc
+        with suppress(OSError, ValueError):
+            self._next = max(self._next, int(self._stand_in.read_text()))
         self._reserved = self._next
 
     def take(self) -> Incarnation:
         """The next one."""
         if self._next >= self._reserved:
             self._reserved = self._next + INCARNATIONS_PER_BLOCK
-            write_atomically(self._file, b"%d\n" % self._reserved)
+            noted = b"%d\n" % self._reserved
+            try:
+                write_atomically(self._file, noted)
+            except OSError:
+                write_atomically(self._stand_in, noted, durable=False)
         taken = self._next
         self._next += 1
         return Incarnation(taken)
@@ -157,37 +168,52 @@ class Remembered:
     """What the processes were doing, by agent id (as text): a snapshot, and behind it what has changed since.
 
     A change costs one write to the page cache (10 us), so that whoever kills a node in any instant finds what it knew. Nothing
-    is durable: after a power cut there are no processes to be remembered."""
+    is durable: after a power cut there are no processes to be remembered. While the state directory can't be written (its disk is
+    full) all of it is in the run directory; each `begin` tries the state directory first."""
 
     def __init__(self, places: Places) -> None:
-        self._snapshot = places.state / "processes.msgpack"
-        self._changes = places.state / "processes.changes"
+        self.trouble = ""  #: why the state directory can't be written
+        self._state = places.state
+        self._stand_in = places.run
         self._file: IO[bytes] | None = None
 
     def load(self) -> dict[str, Facts]:
         """Empty when there is nothing readable. Of what is from before the machine booted only who slept: pids and times mean nothing
         now."""
-        try:
-            kept = msgpack.unpackb(self._snapshot.read_bytes(), strict_map_key=False)
-            is_of_this_boot = kept["boot"] == _boot_id()
-            facts = dict(kept["processes"])
-        except (OSError, ValueError, TypeError, KeyError):
-            return {}
-        facts.update(self._read_changes())
-        if not is_of_this_boot:
-            facts = {id: found and after_boot(found) for id, found in facts.items()}
-        return {id: found for id, found in facts.items() if found is not None}
+        for folder in (self._stand_in, self._state):
+            try:
+                kept = msgpack.unpackb((folder / _SNAPSHOT).read_bytes(), strict_map_key=False)
+                is_of_this_boot = kept["boot"] == _boot_id()
+                facts = dict(kept["processes"])
+            except (OSError, ValueError, TypeError, KeyError):
+                continue
+            facts.update(_read_changes(folder / _CHANGES))
+            if not is_of_this_boot:
+                facts = {id: found and after_boot(found) for id, found in facts.items()}
+            return {id: found for id, found in facts.items() if found is not None}
+        return {}
 
     def begin(self, facts: Mapping[str, Facts]) -> None:
-        """A new snapshot; changes follow it from here on."""
+        """A new snapshot; changes follow it from here on. OSError: it can be written nowhere."""
         self.close()
-        write_atomically(self._snapshot, msgpack.packb({"boot": _boot_id(), "processes": facts}), durable=False)
-        self._file = os.fdopen(os.open(self._changes, _CHANGES_FLAGS, 0o600), "wb", buffering=0)
+        data = msgpack.packb({"boot": _boot_id(), "processes": facts})
+        try:
+            self._begin_in(self._state, data)
+        except OSError as exc:
+            self.trouble = f"{self._state} can't be written: {exc.strerror or exc}"
+            self._begin_in(self._stand_in, data)
+        else:
+            self.trouble = ""
+            (self._stand_in / _SNAPSHOT).unlink(missing_ok=True)
 
     def change(self, facts: Mapping[str, Facts | None]) -> bool:
         """Note what these are doing now; None: the slot is gone. True when it is time to `begin` again."""
-        assert self._file is not None
-        self._file.write(b"".join(msgpack.packb(change) for change in facts.items()))
+        data = b"".join(msgpack.packb(change) for change in facts.items())
+        try:
+            if self._file is None or self._file.write(data) != len(data):
+                return True
+        except OSError:
+            return True
         return self._file.tell() > MAX_CHANGES_BYTES
 
     def close(self) -> None:
@@ -195,13 +221,24 @@ class Remembered:
             self._file.close()
             self._file = None
 
-    def _read_changes(self) -> Iterator[tuple[str, Facts | None]]:
+    def _begin_in(self, folder: Path, data: bytes) -> None:
+        # first emptied: what follows an older snapshot must never be read behind a newer one
+        file = os.fdopen(os.open(folder / _CHANGES, _CHANGES_FLAGS, 0o600), "wb", buffering=0)
         try:
-            with open(self._changes, "rb") as file:
-                for id, facts in msgpack.Unpacker(file, strict_map_key=False):
-                    yield str(id), facts
-        except (OSError, ValueError, TypeError):
-            return  # the last one may have been cut off in the middle
+            write_atomically(folder / _SNAPSHOT, data, durable=False)
+        except OSError:
+            file.close()
+            raise
+        self._file = file
+
+
+def _read_changes(path: Path) -> Iterator[tuple[str, Facts | None]]:
+    try:
+        with open(path, "rb") as file:
+            for id, facts in msgpack.Unpacker(file, strict_map_key=False):
+                yield str(id), facts
+    except (OSError, ValueError, TypeError):
+        return  # the last one may have been cut off in the middle
 
 
 @cache

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from startup.node import procinfo
+
+#: Less than this is no room: a rotated log alone takes ten times as much.
+ENOUGH_ROOM_BYTES: Final = 1024 * 1024
 
 
 def pss_mb(pid: int) -> float | None:
@@ -31,3 +36,12 @@ def wakeups() -> int:
         if line.startswith("voluntary_ctxt_switches:"):
             return int(line.split()[1])
     return 0
+
+
+def no_room(folder: Path) -> str:
+    """Said when next to nothing can be written there any more; "" otherwise."""
+    found = os.statvfs(folder)
+    free_bytes = found.f_bavail * found.f_frsize
+    if free_bytes >= ENOUGH_ROOM_BYTES:
+        return ""
+    return f"no room: {free_bytes // 1024} KiB left below {folder}; log lines are dropped, changes refused"

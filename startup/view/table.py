@@ -37,7 +37,8 @@ def status_lines(
 
     heading, *lines = columns(table, right=_RIGHT_WIDE if width >= WIDE else _RIGHT, width=width, paint=painted)
     lines = [_unfold(line, cells[-1], width) for line, cells in zip(lines, table[1:], strict=True)]
-    head = [*_cluster_lines(cluster, answers, ordered, now_s, width), *_disagreements(answers), *_notes(answers, width)]
+    clusters = _cluster_lines(cluster, answers, ordered, now_s, width)
+    head = [*clusters, *_disagreements(answers), *_troubles(answers), *_notes(answers, width)]
     result = [*head, "", heading]
     told = {answer["machine"]: answer for answer in answers}
     peers = {machine: state for answer in answers for machine, state in answer["peers"].items()}
@@ -200,6 +201,11 @@ def _notes(answers: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     revisions = [answer["revision"] for answer in answers if answer["revision"]]
     newest = max(revisions, key=lambda it: int(it["number"]), default=None)
     return [cut(newest["note"], width)] if newest and newest.get("note") else []
+
+
+def _troubles(answers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with the nodes' own folders."""
+    return [f"{it['machine']}: {it['node']['trouble']}" for it in answers if it["node"].get("trouble")]
 
 
 def _disagreements(answers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -117,3 +117,34 @@ def test_what_processes_did_is_remembered_within_one_boot_of_the_machine(
     assert Remembered(places).load() == {}
     (places.state / "processes.msgpack").write_bytes(b"\xc1")
     assert remembered.load() == {}
+
+
+def test_what_the_state_directory_does_not_take_is_in_the_run_directory_until_it_does(places: Places) -> None:
+    full = places.state / "counters"
+    incarnations = Incarnations(places)
+    first = incarnations.take()
+    full.unlink()
+    full.mkdir()  # nothing can be put in its place
+    (full / "x").touch()
+    for _ in range(store.INCARNATIONS_PER_BLOCK):
+        last = incarnations.take()
+    assert last > first
+    (full / "x").unlink()
+    full.rmdir()
+    full.write_text(f"{first + 1}\n")
+    assert Incarnations(places).take() > last
+
+    remembered = Remembered(places)
+    remembered.begin({"m/A": {"pid": 1}})
+    snapshot = places.state / "processes.msgpack"
+    snapshot.unlink()
+    snapshot.mkdir()
+    remembered.begin({"m/A": {"pid": 2}})
+    assert str(places.state) in remembered.trouble
+    remembered.change({"m/B": {"pid": 3}})
+    assert Remembered(places).load() == {"m/A": {"pid": 2}, "m/B": {"pid": 3}}
+    snapshot.rmdir()
+    remembered.begin({"m/A": {"pid": 4}})
+    assert remembered.trouble == ""
+    assert Remembered(places).load() == {"m/A": {"pid": 4}}
+    remembered.close()
