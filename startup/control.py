@@ -29,6 +29,10 @@ from startup.errors import Conflict, NodeLost, Refused
 ANSWER_WITHIN_S: Final = 15.0
 
 
+#: Asking these twice changes nothing.
+_LOOKS: Final = frozenset({"hello", "status", "names", "revision", "revisions", "logs", "errors", "ping"})
+
+
 class Talk(Protocol):
     """One open conversation with a node, whatever it travels over."""
 
@@ -88,8 +92,9 @@ class UnixDoor:
 class NodeConnection:
     """One open conversation. A context manager; `close` ends it."""
 
-    def __init__(self, sock: socket.socket, *, timeout_s: float = ANSWER_WITHIN_S) -> None:
+    def __init__(self, sock: socket.socket, *, timeout_s: float = ANSWER_WITHIN_S, path: str = "") -> None:
         self._socket = sock
+        self._path = path
         self._timeout_s = timeout_s
         self._buffer = FrameBuffer()
         self._arrived: deque[Any] = deque()
@@ -105,9 +110,27 @@ class NodeConnection:
         except OSError as exc:
             sock.close()
             raise NoNode(f"no node answers at {os.fspath(path)}: {exc.strerror or exc}") from exc
-        return cls(sock, timeout_s=timeout_s)
+        return cls(sock, timeout_s=timeout_s, path=os.fspath(path))
 
     def ask(self, operation: str, **arguments: Any) -> Any:
+        """As `_ask`. What only looks is asked once more when another node has taken the place of this one meanwhile, as in an
+        upgrade: it listens on the same socket, so that one waits for it."""
+        try:
+            return self._ask(operation, arguments)
+        except NodeLost:
+            if operation not in _LOOKS or not self._path:
+                raise
+            try:
+                again = NodeConnection.connect(self._path, timeout_s=self._timeout_s)
+            except NoNode:
+                pass
+            else:
+                self._socket.close()
+                self._socket, self._buffer = again._socket, again._buffer
+                return self._ask(operation, arguments)
+            raise
+
+    def _ask(self, operation: str, arguments: Mapping[str, Any]) -> Any:
         """The node's answer. Conflict, Refused, or a class of agentkit.errors when it says no; NodeLost; TimeoutError."""
         asked = self._send(operation, arguments)
         deadline_s = time.monotonic() + self._timeout_s

@@ -60,7 +60,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "plan": Command("startup.cli.plan", "the start order: graph, levels, longest path"),
     "export": Command("startup.cli.export", "a Prometheus configuration that finds the fleet's agents"),
     "schema": Command("startup.cli.schema", "the JSON Schema of startup_config.yaml"),
-    "node": Command("startup.cli.node", "the node of one machine: run, status, stop, unit"),
+    "node": Command("startup.cli.node", "the node of one machine: run, status, stop, unit, upgrade"),
     "keys": Command("startup.cli.keys", "keys of machines and operators: make, carry, list, revoke, rotate"),
     "doctor": Command("startup.cli.doctor", "is this machine fit to run a fleet"),
 }

@@ -3,6 +3,7 @@
 agentkit node run --machine pc2          be its node, in this terminal or under systemd
 agentkit node status                     the nodes that run here
 agentkit node stop --machine pc2         stop its agents, its zygote and itself
+agentkit node upgrade --all              take up the code that is installed now, without touching agents
 agentkit node unit --machine pc2         print the systemd unit that brings the fleet back after a reboot
 """
 
@@ -19,7 +20,7 @@ from typing import Any, Final
 from agentkit.directory.locate import RUN_DIR_VARIABLE, NodeInfo, default_cluster, run_root, running_nodes
 from agentkit.errors import ConfigError, NoNode
 from startup.cli import exits
-from startup.cli.common import note, say, say_json, width_of
+from startup.cli.common import duration_s, note, say, say_json, width_of
 from startup.control import NodeConnection
 from startup.errors import NodeLost
 from startup.machines import orphans
@@ -31,7 +32,7 @@ STOPS_WITHIN_S: Final = 120.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("run", "status", "stop", "unit"))
+    parser.add_argument("action", choices=("run", "status", "stop", "unit", "upgrade"))
     parser.add_argument("--machine", metavar="NAME", help="which machine's node; default: the only one")
     parser.add_argument(
         "--supervised", action="store_true", help="run: somebody else starts the node again when it dies"
@@ -40,12 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", default="", metavar="ADDRESS", help="run, unit: where other nodes find it before its first `up`; "
         "default: what the file in this folder says",
     )  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="upgrade: all machines, one after another")
+    parser.add_argument(
+        "--within", type=duration_s, metavar="TIME", help="upgrade: a node that is not up by then is given up (30s)"
+    )
     parser.add_argument("--node-port", type=int, default=0, metavar="PORT", help="run, unit: likewise")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """By action."""
-    actions = {"run": _run, "status": _status, "stop": _stop, "unit": _unit}
+    actions = {"run": _run, "status": _status, "stop": _stop, "unit": _unit, "upgrade": _upgrade}
     return actions[arguments.action](arguments)
 
 
@@ -134,6 +139,12 @@ def _stop(arguments: argparse.Namespace) -> int:
     else:
         say(f"the node of {info.cluster}/{info.machine} stopped in {duration(elapsed_s)}")
     return exits.DONE
+
+
+def _upgrade(arguments: argparse.Namespace) -> int:
+    from startup.cli import upgrade
+
+    return upgrade.run(arguments)
 
 
 def _unit(arguments: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ import setproctitle
 
 from agentkit.errors import ConfigError
 from startup.errors import NodeRuns
-from startup.node import child, launch, linux
+from startup.node import child, heirs, launch, linux
 from startup.node.options import EXIT_ALREADY_RUNS, EXIT_UNFIT, BootOptions, NodeOptions, parse
 from startup.node.paths import Lock
 from startup.node.preload import OWN_MODULES, cap_threads, preload, settle, thread_count
@@ -61,6 +61,8 @@ def main(
     node_main = node_main or _daemon
     if left := settle():
         raise RuntimeError(f"rehearsing an agent's life left {left} threads behind: nothing can be forked from here")
+    if options.heir:
+        return _inherit(options, node_main)
     if options.zygote_only:
         return _only_zygote(options, node_main)
     if options.from_stdin:
@@ -153,6 +155,25 @@ def _fork_zygote(node: NodeOptions, modules: Sequence[str], node_main: NodeMain)
 
         _in_fork(zygote)
     os.close(listener_fd)
+
+
+def _inherit(options: BootOptions, node_main: NodeMain) -> int:
+    """Be the node after the one that began us, once it says so; gone with it if it does not."""
+    for fd in (heirs.CHANNEL_FD, heirs.LOCK_FD, heirs.CONTROL_FD, heirs.LOG_FD):
+        os.set_inheritable(fd, False)
+    channel = socket.socket(fileno=heirs.CHANNEL_FD)
+    channel.send(heirs.PREPARED)
+    if channel.recv(len(heirs.GO)) != heirs.GO:
+        return 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for fd in (1, 2):
+        os.dup2(heirs.LOG_FD, fd)
+    os.close(heirs.LOG_FD)
+    linux.become_subreaper()
+    node = options.node(options.machines[0])
+    lock = Lock.inherited(heirs.LOCK_FD)
+    return node_main(node._replace(lock=lock, control_fd=heirs.CONTROL_FD, channel=channel))
 
 
 def _only_zygote(options: BootOptions, node_main: NodeMain) -> int:

@@ -187,8 +187,10 @@ def error_of(exc: Exception, operation: str) -> dict[str, Any]:
 class ControlServer:
     """Listens at a path; a context for its conversations."""
 
-    def __init__(self, path: Path, handle: Handler, guests: Guests | None = None) -> None:
+    def __init__(self, path: Path, handle: Handler, guests: Guests | None = None, *, listener_fd: int = -1) -> None:
+        """`listener_fd`: of the node before, where some may wait already; ours from now on. -1: a new one is made."""
         self._path = path
+        self._listener_fd = listener_fd
         self._handle = handle
         self._guests = guests
         self._conversations: set[Conversation] = set()
@@ -201,6 +203,20 @@ class ControlServer:
 
     async def start(self) -> None:
         """A socket that an earlier node left behind is replaced: whoever calls this holds the machine's lock."""
+        sock = self._bound() if self._listener_fd < 0 else socket.socket(fileno=self._listener_fd)
+        self._listener_fd = os.dup(sock.fileno())
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(
+            lambda: Conversation(self._handle, self._conversations.add, self._forget, self._guests),
+            sock=sock,
+            backlog=BACKLOG,
+        )
+
+    def listener(self) -> int:
+        """Another descriptor of the listening socket: the caller's to close."""
+        return os.dup(self._listener_fd)
+
+    def _bound(self) -> socket.socket:
         self._path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -209,19 +225,18 @@ class ControlServer:
         except OSError:
             sock.close()
             raise
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(
-            lambda: Conversation(self._handle, self._conversations.add, self._forget, self._guests),
-            sock=sock,
-            backlog=BACKLOG,
-        )
+        return sock
 
-    async def close(self) -> None:
-        """No new conversations; those that are open end after their last words."""
+    async def close(self, *, is_handed_on: bool = False) -> None:
+        """No new conversations; those that are open end after their last words. `is_handed_on`: somebody else listens there."""
         if self._server is not None:
             self._server.close()
             self._server = None
-        self._path.unlink(missing_ok=True)
+        if self._listener_fd >= 0:
+            os.close(self._listener_fd)
+            self._listener_fd = -1
+        if not is_handed_on:
+            self._path.unlink(missing_ok=True)
         for conversation in tuple(self._conversations):
             conversation.close()
         with suppress(TimeoutError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import suppress
 from functools import partial
 from random import Random
 from typing import Final
@@ -38,6 +39,7 @@ from startup.node.feeds import Feeds
 from startup.node.fence import Fence
 from startup.node.hands import Hands, Running
 from startup.node.hearing import Hearing
+from startup.node.heirs import UP, Heir
 from startup.node.itself import Itself
 from startup.node.key_words import KeyWords
 from startup.node.keys import NodeKeys
@@ -62,6 +64,7 @@ from startup.node.store import Incarnations, Remembered, Revisions
 from startup.node.table import ClusterTable
 from startup.node.turns import Turns
 from startup.node.usage import Usage
+from startup.node.upgrade import Upgrade
 from startup.node.views import Views
 from startup.node.zygotes import ZygoteKeeper
 from startup.plan.process import Process
@@ -83,24 +86,41 @@ def run(options: NodeOptions) -> int:
         service="node", fmt="auto" if options.foreground else "json", level=os.environ.get("AGENTKIT_LOG_LEVEL", "INFO")
     )
     lock = options.lock or Lock(places)
+    options = options._replace(lock=lock)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_live(options))
+        while True:
+            try:
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    outcome = runner.run(_live(options))
+            finally:
+                close_context()
+            if isinstance(outcome, int):
+                return outcome
+            why = outcome.install()
+            if not why:
+                # whoever runs us in a terminal or a container waits for this process; systemd has been told of the other
+                return outcome.stay() if options.foreground and "NOTIFY_SOCKET" not in os.environ else 0
+            lock.renew()
+            log.error("upgrade.failed", error=why)
+            options = options._replace(control_fd=outcome.control_fd, channel=None, upgrade_error=why)
     finally:
-        close_context()
         lock.release()
 
 
-async def _live(options: NodeOptions) -> int:
+async def _live(options: NodeOptions) -> int | Heir:
+    """The exit code, or who has to take over."""
     node = Node(options)
     try:
         await node.start()
-        await node.ended
-    except Exception:
+        heir = await node.ended
+    except Exception as exc:
         log.exception("node.failed")
+        if options.channel is not None:
+            with suppress(OSError):
+                options.channel.send(f"{type(exc).__name__}: {exc}".encode()[:1000])
         return 1  # without `stop`: agents run on, and the zygote tries another node
-    await node.stop()
-    return 0
+    await node.stop(is_handed_on=heir is not None)
+    return 0 if heir is None else heir
 
 
 class Node:
@@ -111,7 +131,7 @@ class Node:
         loop = asyncio.get_running_loop()
         self.options = options
         self.is_ending = False
-        self.ended: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[Heir | None] = loop.create_future()
         self._loop = loop
         self._random = random or Random()
         self._early_exits: list[Exit] | None = []
@@ -214,6 +234,9 @@ class Node:
                 "registry": lambda _: self._registry.facts(),
                 **usage.operations,
                 "chaos": self._chaos.perform,
+                "upgrade": Upgrade(
+                    options, lambda: self._server.listener(), self._hand_on, lambda: self.is_ending
+                ).perform,
                 **self._errors.operations,
                 **self._bedtime.operations,
                 **self._key_words.operations,
@@ -225,7 +248,10 @@ class Node:
             telling={**self._leaders.telling, **self._configs.telling, **attached.telling},
         )
         self._server = ControlServer(
-            places.control, operations.handle, OtherUsers(self._hands.doors, self._core, operations.handle)
+            places.control,
+            operations.handle,
+            OtherUsers(self._hands.doors, self._core, operations.handle),
+            listener_fd=options.control_fd,
         )
         self._mesh.control = RemoteControl(operations.handle)
         self._notify: NotifyServer | None = None
@@ -242,6 +268,8 @@ class Node:
             self._loop.add_signal_handler(number, self.leave)
         self._notify = self._itself.notify = NotifyServer(places.notify, self._senses.hear, self._hands.doors.uids)
         inherited = await self._zygote.start()
+        if self.options.channel is not None:
+            self._zygote.renew()
         revision = self._revisions.current
         self._acting.listen(revision)
         if revision is not None:
@@ -285,23 +313,35 @@ class Node:
         )
         if self.options.supervised:
             tell = Notifier.from_environment(os.environ)
-            tell.send_now({"READY": "1", "STATUS": f"node of {places.cluster}/{places.machine}"})
+            tell.send_now(
+                {"MAINPID": str(os.getpid()), "READY": "1", "STATUS": f"node of {places.cluster}/{places.machine}"}
+            )
             tell.close()
+        if self.options.channel is not None:
+            self.options.channel.send(UP)
+            self.options.channel.close()
 
-    async def stop(self) -> None:
-        """The end on purpose: others are told, the zygote ends, nothing is left but the state directory."""
+    async def stop(self, *, is_handed_on: bool = False) -> None:
+        """The end on purpose: others are told, the zygote ends, nothing is left but the state directory. `is_handed_on`: everything is let
+        go of as it is, for another node of this machine."""
         zygote = self._zygote.pid
         self.turns.close()
         self._liveness.close()
         await self._registry.close(deregister=True)
         await self._leaders.close()
+        await self._registry.close(deregister=not is_handed_on)
+        await self._leaders.close(lets_go=not is_handed_on)
         await self._configs.close()
         self._chaos.close()
-        await self._mesh.bye()
+        if not is_handed_on:
+            await self._mesh.bye()
         self._remember_all()
         self._remembered.close()
         self._rotation.close()
-        await self._zygote.stop()
+        if is_handed_on:
+            self._zygote.leave()
+        else:
+            await self._zygote.stop()
         self._rules.close()
         self._fence.close()
         await self._errors.close()
@@ -312,13 +352,21 @@ class Node:
         if self._notify is not None:
             self._notify.close()
         self._senses.close()
-        if zygote is not None:
+        if zygote is not None and not is_handed_on:
             await gone(zygote, ZYGOTE_ENDS_WITHIN_S)
         self._exits.close()
-        for path in (self.options.places.node, self.options.places.zygote):
-            path.unlink(missing_ok=True)
-        await self._server.close()
-        log.info("node.ended")
+        if not is_handed_on:
+            for path in (self.options.places.node, self.options.places.zygote):
+                path.unlink(missing_ok=True)
+        await self._server.close(is_handed_on=is_handed_on)
+        log.info("node.ended", is_handed_on=is_handed_on)
+
+    def _hand_on(self, heir: Heir) -> None:
+        if self.ended.done():  # `down` was faster
+            os.close(heir.control_fd)
+            heir.end()
+        else:
+            self.ended.set_result(heir)
 
     def _on_finished(self) -> None:
         self.is_ending = True

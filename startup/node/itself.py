@@ -59,6 +59,7 @@ class Itself:
             "state_dir": str(places.state),
             "keys": revision.fleet.keys if revision else "",
             "started_s": self.started_s,
+            "upgrade_error": self._options.upgrade_error,
         }
 
     def vitals(self) -> dict[str, Any]:

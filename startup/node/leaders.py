@@ -89,15 +89,16 @@ class Leaders:
         """Nothing of a process is left."""
         self._do(self._contests.ended(incarnation))
 
-    async def close(self) -> None:
-        """Nothing of this machine's agents is left: others may lead at once."""
+    async def close(self, *, lets_go: bool = True) -> None:
+        """Nothing of this machine's agents is left: others may lead at once. Not `lets_go`: they lead on, under the next node."""
         self._own.close()
         for timer in self._timers:
             timer.cancel()
         if self._consul is not None:
-            self._ending.append(self._consul.close(lets_go=True))
+            self._ending.append(self._consul.close(lets_go=lets_go))
         await asyncio.gather(*self._ending)
-        self._file.unlink(missing_ok=True)
+        if lets_go:
+            self._file.unlink(missing_ok=True)
 
     def _locks(self) -> Locks | None:
         """None: there is a Consul, and it can't be spoken with: said in the log."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -26,11 +27,18 @@ class NodeOptions(NamedTuple):
     nofile: int = 1024  #: soft limit on descriptors of the processes that are forked: ours is raised, theirs is not
     host: str = ""  #: this machine's address for other nodes, until a revision says it; "": loopback
     node_port: int = 0  #: likewise; 0: the kernel chooses
+    control_fd: int = -1  #: listening socket of the control conversation, of the node before; -1: a new one
+    channel: socket.socket | None = None  #: to the node that this one takes over from (heirs.py)
+    upgrade_error: str = ""  #: why the last heir did not come up
     lock: Lock | None = None  #: the machine's, taken by whoever booted the node; it is the node's from then on
 
     @property
     def node_log(self) -> str:
         return str(self.places.logs / "node.log")
+
+    def heir(self) -> BootOptions:
+        """The command line for a node that takes over from this one."""
+        return self.zygote((), listener_fd=-1)._replace(zygote_only=False, heir=True)
 
     def zygote(self, preload: tuple[str, ...], *, listener_fd: int, resume_fd: int = -1) -> BootOptions:
         """The command line for another zygote of this machine."""
@@ -70,6 +78,7 @@ class BootOptions(NamedTuple):
     zygote_fd: int = -1  #: the zygote's listening socket, handed down by who started it
     resume_fd: int = -1  #: what a zygote left for its own next image
     from_stdin: bool = False
+    heir: bool = False  #: takes over from a node; what it gets: heirs.py
 
     def node(self, machine: str) -> NodeOptions:
         return NodeOptions(
@@ -106,7 +115,7 @@ class BootOptions(NamedTuple):
             argv += ["--zygote-fd", str(self.zygote_fd)]
         if self.resume_fd >= 0:
             argv += ["--resume-fd", str(self.resume_fd)]
-        for name in ("supervised", "foreground", "zygote_only", "from_stdin"):
+        for name in ("supervised", "foreground", "zygote_only", "from_stdin", "heir"):
             if getattr(self, name):
                 argv.append("--" + name.replace("_", "-"))
         return argv
@@ -140,6 +149,7 @@ def parse(argv: Sequence[str]) -> BootOptions:
     parser.add_argument("--host", default="", help="listen here for other nodes, until a revision says where")
     parser.add_argument("--node-port", type=int, default=0, help="... on this port; 0: any")
     parser.add_argument("--zygote-only", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--heir", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--zygote-fd", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument("--resume-fd", type=int, default=-1, help=argparse.SUPPRESS)
     found = vars(parser.parse_args(argv))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from agentkit.directory.locate import RUN_DIR_VARIABLE, NodeInfo, run_root
 from agentkit.errors import ConfigError
@@ -159,9 +159,25 @@ class Lock:
             holder = self._file.read().strip()
             self._file.close()
             raise NodeRuns(f"{places.cluster}/{places.machine}", int(holder) if holder.isdigit() else None) from None
+        self.renew()
+
+    @classmethod
+    def inherited(cls, descriptor: int) -> Self:
+        """Held together with the node that hands it down, and by this process alone when that ends."""
+        lock = cls.__new__(cls)
+        lock._file = open(descriptor, "r+")  # noqa: SIM115
+        lock.renew()
+        return lock
+
+    def renew(self) -> None:
+        """This process is the one that holds it."""
+        self._file.seek(0)
         self._file.truncate(0)
         self._file.write(f"{os.getpid()}\n")
         self._file.flush()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
 
     def release(self) -> None:
         self._file.close()

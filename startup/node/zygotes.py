@@ -89,15 +89,30 @@ class ZygoteKeeper:
     def forget(self, key: str) -> None:
         self._tell(lambda link: link.forget(key))
 
+    def renew(self) -> None:
+        """The zygote takes up the code that is installed now; forks wait for that."""
+        if self._link is not None and self._renewing is None:
+            self._renewing = self._loop.create_task(self._renew(self._link), name="zygote:renew")
+
     async def stop(self) -> None:
         """The zygote ends when nothing is left of it; the link is closed."""
-        for task in (self._starting, self._renewing):
-            if task is not None:
-                task.cancel()
+        self._end_tasks()
         if self._link is not None:
             link, self._link = self._link, None
             await _unless_lost(link.stop())
             link.close()
+
+    def leave(self) -> None:
+        """The link is closed as if this node had died: the zygote keeps what it has for the next one."""
+        self._end_tasks()
+        if self._link is not None:
+            link, self._link = self._link, None
+            link.close()
+
+    def _end_tasks(self) -> None:
+        for task in (self._starting, self._renewing):
+            if task is not None:
+                task.cancel()
 
     def _tell(self, what: Callable[[ZygoteLink], Coroutine[None, None, None]]) -> None:
         if self._link is not None:
