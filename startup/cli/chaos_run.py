@@ -95,7 +95,14 @@ class Run:
                 self._tell(here, {**lasting, "other": there})
                 self._tell(there, {**lasting, "other": here})
             else:
-                asked = {"verb": strike.verb, "kind": strike.kind, "id": strike.target, "for_s": strike.for_s}
+                asked: dict[str, Any] = {
+                    "verb": strike.verb,
+                    "kind": strike.kind,
+                    "id": strike.target,
+                    "for_s": strike.for_s,
+                }
+                if strike.kind == "agent":
+                    asked["incarnation"] = int(struck.before)
                 self._tell(strike.machines[0], asked)
         except (AgentkitError, TimeoutError) as exc:
             struck.missed = str(exc)

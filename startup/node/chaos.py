@@ -1,6 +1,6 @@
 """Faults that an operator asks for, done by the node: it knows its processes by pidfd, and heals by itself what lasts.
 
-    chaos {verb: kill, kind: agent | zygote | node, id}                    SIGKILL
+    chaos {verb: kill, kind: agent | zygote | node, id, incarnation?}      SIGKILL, if it is still this life
     chaos {verb: stop, kind: agent | zygote, id, for_s}                    SIGSTOP, and SIGCONT after for_s
     chaos {verb: stop, kind: node, for_s}                                  this process's loop stands still
     chaos {verb: partition | delay, other, for_s, by_s}                    words of the node of `other` are not heard, or late
@@ -100,8 +100,8 @@ class Chaos:
             return os.pidfd_open(pid)
         id = AgentId.parse(str(arguments["id"]))
         running = self._hands.of(id)
-        if running is None:
-            raise Refused("gone", f"{id} has no process just now")
+        if running is None or running.incarnation != arguments.get("incarnation", running.incarnation):
+            raise Refused("gone", f"{id} has not that process just now")
         return os.dup(running.pidfd)
 
     def _stop(self, pidfd: int, for_s: float) -> None:

@@ -63,8 +63,8 @@ from startup.node.senses import Senses
 from startup.node.store import Incarnations, Remembered, Revisions
 from startup.node.table import ClusterTable
 from startup.node.turns import Turns
-from startup.node.usage import Usage
 from startup.node.upgrade import Upgrade
+from startup.node.usage import Usage
 from startup.node.views import Views
 from startup.node.zygotes import ZygoteKeeper
 from startup.plan.process import Process
@@ -327,8 +327,6 @@ class Node:
         zygote = self._zygote.pid
         self.turns.close()
         self._liveness.close()
-        await self._registry.close(deregister=True)
-        await self._leaders.close()
         await self._registry.close(deregister=not is_handed_on)
         await self._leaders.close(lets_go=not is_handed_on)
         await self._configs.close()

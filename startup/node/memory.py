@@ -27,7 +27,7 @@ _SLEEP: Final = tuple(found.name for found in fields(Sleep))
 Began: TypeAlias = Callable[[Process], int | None]
 
 
-def facts_of(p: Process, digest: str, began: Began, base: str = "") -> dict[str, Any]:
+def facts_of(p: Process, digest: str, began: Began = lambda _: None, base: str = "") -> dict[str, Any]:
     """What is worth remembering; `digest` is that of the spec it runs with, `base` the one without its config."""
     facts = {name: getattr(p, name) for name in _PLAIN}
     return facts | {

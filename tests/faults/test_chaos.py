@@ -94,8 +94,8 @@ def kills(fleet: Scratch, seed: int, count: int, within_s: float) -> Mapping[str
     for name in NAMES:
         lives = fleet.call(name, "lives")
         killed = sum(fault["fault"].startswith("kill agent") and fault["fault"].endswith(name) for fault in done)
-        # a fork that was lost with its zygote counts as a restart, and may never have been a life
-        assert 1 + killed <= lives <= 1 + after[name].restarts, name
+        # a process that was forked in a zygote's or node's last instant has lived, too, and may not have been counted
+        assert lives >= 1 + killed, name
         assert after[name].endpoints == before[name].endpoints
     return found
 
