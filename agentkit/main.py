@@ -19,7 +19,7 @@ import uvloop
 
 from agentkit.agent.base import BaseAgent
 from agentkit.agent.courier import last_words
-from agentkit.agent.orders import EXIT_ASLEEP, HIBERNATE, WAKE
+from agentkit.agent.orders import HIBERNATE, WAKE
 from agentkit.clock import wall_s
 from agentkit.errors import ConfigError, StartupError
 from agentkit.observe import log as logs
@@ -32,8 +32,8 @@ from agentkit.transport.notify import Notifier
 
 log = logs.get_logger("agentkit.main")
 
-#: Exit codes of an agent process.
-EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
+#: Exit codes of an agent process that failed.
+EXIT_FAILED, EXIT_CONFIG = 1, 2
 
 
 def run_class(cls: type[BaseAgent], environ: Mapping[str, str] | None = None, *, gate: Gate | None = None) -> int:
@@ -121,7 +121,7 @@ async def serve(
         signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, SUCCEEDED, HANDED_OVER, *HIBERNATE.values(), WAKE)
     )
     log.info("agent.stopped", failure=failure or None)
-    return EXIT_FAILED if failure else EXIT_ASLEEP if runtime.lying_down.is_asleep else EXIT_OK
+    return EXIT_FAILED if failure else runtime.lying_down.exit_code
 
 
 def main(cls: type[BaseAgent]) -> int:

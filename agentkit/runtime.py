@@ -98,6 +98,8 @@ class AgentRuntime:
         self._started_s = now_s()
         self._encrypted: frozenset[str] = frozenset()  # names of listeners
         self._listeners = dict(listeners or {})
+        #: Names of listeners that came from a service manager: who takes sd_notify messages, too
+        self.handed_down = frozenset(self._listeners if notifier is not None and notifier.address else ())
         self._is_succeeded = False
         self.lying_down = LyingDown(self)
         self._teller = Teller(notifier or Notifier(None), settings)

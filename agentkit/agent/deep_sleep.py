@@ -1,12 +1,13 @@
-"""How an agent goes to sleep for good: nothing of its process is left, and its node has it forked again when somebody calls.
+"""How an agent goes to sleep for good: nothing of its process is left, and who holds its sockets (wakers.py: its node, or systemd) starts
+it again when somebody calls.
 
 The order keeps every call (protocol.md, "Draining"):
-1. Nothing runs, no plain client is connected, the state is saved, and the node, which keeps the sockets, agrees. Else it stays awake.
+1. Nothing runs, no plain client is connected, the state is saved, and who keeps the sockets agrees. Else it stays awake.
 2. GOAWAY to all callers; they say BYE and close. Whoever says HELLO meanwhile is welcome, and the sleep is off: a caller that was sent
    away knows that what it asked was not run, and comes back over a new channel.
 3. When nobody is left, libzmq is made to look away from the listeners: who connects from here on waits in the kernel's queue, for the next
    process. (Where that can't be done, GOAWAY sends them there.)
-4. The agent stops as always and exits with EXIT_ASLEEP. Its node watches the listeners once nothing of it is left.
+4. The agent stops as always and exits with EXIT_ASLEEP (0 under systemd). The listeners are watched once nothing of it is left.
 
 Imported when somebody sleeps for the first time: an agent that never does pays nothing."""
 
@@ -18,6 +19,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from agentkit.agent import left_behind
+from agentkit.agent.wakers import NotAllowed, StaysAwake, waker_of
 from agentkit.directory.mesh import MeshDirectory
 from agentkit.errors import AgentkitError, CallError
 from agentkit.observe.log import get_logger
@@ -42,20 +44,14 @@ COUNTERS_FILE: Final = "asleep.prom"
 _FAMILY: Final = re.compile(rb"^# TYPE (\S+) (\S+)")
 
 
-class StaysAwake(Exception):
-    """Why it does not sleep deep."""
-
-
-class NotAllowed(StaysAwake):
-    """Its node says so."""
-
-
 class DeepSleep:
     """Of one agent that sleeps lightly: what hibernation.py calls to make it deep."""
 
     def __init__(self, runtime: AgentRuntime) -> None:
         self._runtime = runtime
+        self._waker = waker_of(runtime.settings, runtime._directory, runtime.handed_down)
         self._is_asked = False  #: an operator wants it now
+        self._said = ""  #: why it could not, as logged last
 
     async def deepen(self) -> bool:
         """True: nothing but the end of the process follows. False: it stays as it is, and `hibernation.why_light` says why."""
@@ -63,7 +59,9 @@ class DeepSleep:
             await self._fall_asleep()
         except StaysAwake as exc:
             self._runtime.hibernation.why_light = str(exc)
-            log.info("agent.not_deep", why=str(exc))
+            if str(exc) != self._said:  # it is tried again and again
+                self._said = str(exc)
+                log.info("agent.not_deep", why=self._said)
             return False
         return True
 
@@ -77,26 +75,27 @@ class DeepSleep:
             self._is_asked = False
         if not runtime.lying_down.is_asleep and isinstance(runtime._directory, MeshDirectory):
             with contextlib.suppress(CallError):
-                await runtime._directory.ask("awake" if why else "asleep", **self._me(), why=why)
+                await runtime._directory.ask("awake" if why else "asleep", **runtime.settings.sender, why=why)
 
     async def _fall_asleep(self) -> None:
-        node = self._node()
+        waker = self._waker
+        if waker is None:
+            raise StaysAwake("neither a node nor systemd holds its sockets, so nobody would wake it")
         self._check_quiet()
         await self._check_strangers()
         await self._save()
         self._check_quiet()
         try:
-            await self._ask_node(node)
+            await waker.allow(self._wish())
             self._check_quiet()
             await self._let_go()
-            self._leave_behind()
+            self._leave_behind(with_counters=waker.shows_counters)
         except NotAllowed:
             raise
         except BaseException as exc:
-            with contextlib.suppress(CallError):
-                await node.ask("awake", **self._me(), why=str(exc) if isinstance(exc, StaysAwake) else "it is needed")
+            await waker.stays(str(exc) if isinstance(exc, StaysAwake) else "it is needed")
             raise
-        self._runtime.lying_down.done()
+        self._runtime.lying_down.done(waker.exit_code)
 
     # -- before anybody is told
 
@@ -129,28 +128,14 @@ class DeepSleep:
         except AgentkitError as exc:
             raise StaysAwake(f"its state can't be saved: {exc}") from exc
 
-    def _node(self) -> MeshDirectory:
-        directory = self._runtime._directory
-        if not isinstance(directory, MeshDirectory):
-            raise StaysAwake("no node looks after it, so nobody would wake it")
-        return directory
-
-    def _me(self) -> dict[str, Any]:
-        settings = self._runtime.settings
-        return {"id": str(settings.id), "incarnation": int(settings.incarnation)}
-
-    async def _ask_node(self, node: MeshDirectory) -> None:
+    def _wish(self) -> dict[str, Any]:
         runtime = self._runtime
-        wish = {
+        return {
             "calls": runtime.metrics_book.requests,
             "memory_mb": round(runtime.report().memory_mb, 2),
             "wake_in_s": runtime.lying_down.due_in_s(),
             "asked": self._is_asked,
         }
-        try:
-            await node.ask("sleep", **self._me(), **wish)
-        except CallError as exc:
-            raise NotAllowed(exc.message.removeprefix("awake: ")) from exc
 
     # -- callers
 
@@ -200,12 +185,13 @@ class DeepSleep:
 
     # -- what is left behind
 
-    def _leave_behind(self) -> None:
+    def _leave_behind(self, *, with_counters: bool) -> None:
         """For the node to show, and for the next life to go on with."""
         runtime = self._runtime
         folder = runtime.settings.data_dir
         try:
-            (folder / COUNTERS_FILE).write_bytes(counters_of(runtime.metrics()))
+            if with_counters:
+                (folder / COUNTERS_FILE).write_bytes(counters_of(runtime.metrics()))
             left_behind.write(folder, runtime._single.last_s, runtime.events.streams())
         except OSError as exc:
             raise StaysAwake(f"{folder} can't be written to: {exc.strerror}") from exc

@@ -17,7 +17,8 @@ class LyingDown:
     """Of one agent; belongs to its loop."""
 
     def __init__(self, runtime: AgentRuntime) -> None:
-        self.is_asleep = False  #: it ends to be forked when somebody calls
+        self.is_asleep = False  #: it ends to be started again when somebody calls
+        self.exit_code = 0  #: of a life without a failure: who wakes it may want to know that it sleeps
         self._runtime = runtime
         self._deep: DeepSleep | None = None
 
@@ -29,9 +30,9 @@ class LyingDown:
         """An operator wants it to sleep, and hears from the node what became of that."""
         self._runtime._tasks.spawn("sleep", lambda: self._sleep().obey(depth))
 
-    def done(self) -> None:
+    def done(self, exit_code: int) -> None:
         """All is done that a deep sleep needs: the agent stops."""
-        self.is_asleep = True
+        self.is_asleep, self.exit_code = True, exit_code
         self._runtime.request_stop()
 
     def due_in_s(self) -> float | None:

@@ -94,7 +94,10 @@ class Teller:
 
     def sleep(self, summary: Mapping[str, object]) -> None:
         """It sleeps, is awake again, or something keeps it awake (agent.hibernation)."""
-        self._tell({"X_AGENTKIT_SLEEP": json.dumps(summary)})
+        told: dict[str, object] = {"X_AGENTKIT_SLEEP": json.dumps(summary)}
+        if self._settings.node_socket is None:  # systemd shows this line, and knows nothing of the other
+            told["STATUS"] = _in_words(summary)
+        self._tell(told)
 
     def close(self) -> None:
         """What was not sent by now is not sent."""
@@ -121,3 +124,8 @@ class Teller:
 
 def _health(verdict: Verdict) -> dict[str, object]:
     return {"X_AGENTKIT_HEALTH": verdict.health.value, "X_AGENTKIT_REASON": verdict.reason}
+
+
+def _in_words(sleep: Mapping[str, object]) -> str:
+    how = f"asleep ({sleep['depth']})" if sleep["depth"] else "awake"
+    return f"{how}: {sleep['kept_by']}" if sleep["kept_by"] else how

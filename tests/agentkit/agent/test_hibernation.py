@@ -504,7 +504,7 @@ async def test_an_operators_word_says_whether_it_sleeps_deep() -> None:
     async with running(Sleeper) as sleeper:
         assert (
             await hibernation(sleeper.agent).sleep_now("deep")
-            == "it sleeps lightly: no node looks after it, so nobody would wake it"
+            == "it sleeps lightly: neither a node nor systemd holds its sockets, so nobody would wake it"
         )
         await sleeper.wake()
         await deepening(sleeper, True)
