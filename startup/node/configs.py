@@ -104,6 +104,8 @@ class Configs:
         def stop() -> None:
             if self._ears.get(life) == (asker, number):
                 del self._ears[life]
+                if life in self._offers and self._offers[life].spec is None:
+                    del self._offers[life]  # the next conversation begins with Consul's word anyway
 
         return Telling(stop)
 
