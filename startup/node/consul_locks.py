@@ -30,9 +30,11 @@ class ConsulLocks:
         *,
         session: str,
         held: Mapping[str, int],
+        fences: Mapping[str, int],
         on_got: Callable[[str, int], None],
         on_lost: Callable[[str, str], None],
         on_renewed: Callable[[], None],
+        on_known: Callable[[], None],
     ) -> None:
         from startup.node.lockkeeper import MARGIN_PART, LockKeeper
 
@@ -51,9 +53,11 @@ class ConsulLocks:
             ttl_s=access.leader_ttl_s,
             session=session,
             held=held,
+            fences=fences,
             on_got=lambda name, fence: self._call(self._got, name, fence),
             on_lost=lambda name, why: self._call(self._lost, name, why),
             on_renewed=lambda: self._call(self._renewed),
+            on_known=lambda: self._call(on_known),
         )
         self._keeper.start()
         self._await_end()

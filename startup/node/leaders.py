@@ -5,7 +5,8 @@ locks of names: this node alone (`registry: mesh`), or Consul for all nodes.
     resign {name id incarnation fence}     it leads no more; or does not want to any more
 
 A term is written down before its leader hears of it, so that the next node knows it: in the run directory, because a term ends with its
-process, and that with the machine. `until_s` is on the machine's monotonic clock, which all its processes share."""
+process, and that with the machine. The greatest fences that were seen in Consul stand in the state directory, for when Consul forgets
+them. `until_s` is on the machine's monotonic clock, which all its processes share."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from agentkit.names import AgentId, Incarnation, is_name
 from agentkit.observe.log import get_logger
 from startup.errors import Refused
 from startup.node.control_server import Asker, Telling
-from startup.node.locks import RETRY_S, Locks, OwnLocks
+from startup.node.locks import RETRY_S, Fences, Locks, OwnLocks
 from startup.node.paths import Places, write_atomically
 from startup.node.store import Incarnations
 from startup.plan.contests import Candidate, Contests, Deed, Elected, Lost, Release, Unwant, Want
@@ -43,6 +44,7 @@ class Leaders:
     ) -> None:
         """`is_running`: whether a process is one that this node looks after."""
         self._file = places.run / "leaders"
+        self._fences = Fences(places.state / "fences")
         self._machine = places.machine
         self._is_running = is_running
         self._loop = asyncio.get_running_loop()
@@ -122,10 +124,16 @@ class Leaders:
             self._machine,
             session=session,
             held=held,
+            fences=self._fences.load(),
             on_got=self._got,
             on_lost=lambda name, why: self._do(self._contests.lost(name, why)),
             on_renewed=self._renewed,
+            on_known=self._known,
         )
+
+    def _known(self) -> None:
+        assert self._consul is not None
+        self._fences.keep(self._consul.fences)
 
     def _renewed(self) -> None:
         assert self._consul is not None

@@ -55,13 +55,15 @@ class LockKeeper:
         ttl_s: float,
         session: str = "",
         held: Mapping[str, int] | None = None,
+        fences: Mapping[str, int] | None = None,
         on_got: Callable[[str, int], None],
         on_lost: Callable[[str, str], None],
         on_renewed: Callable[[], None],
+        on_known: Callable[[], None] = lambda: None,
         random: Random | None = None,
     ) -> None:
         """`prefix`: of the keys; the name follows. `owner`: stands in a key that is ours, for people. `session`, `held`: of the node before
-        us."""
+        us; `fences`: the greatest that it knew. `on_known`: there is a greater one."""
         self.session = session
         self.problem = ""
         #: Until when what we hold is certainly ours; None: not known (yet).
@@ -70,14 +72,18 @@ class LockKeeper:
         self._prefix, self._owner = prefix, owner
         self._ttl_s = ttl_s
         self._on_got, self._on_lost, self._on_renewed = on_got, on_lost, on_renewed
+        self._on_known = on_known
         self._backoff = Backoff((random or Random()).random)
         self._changed = threading.Condition()  # its lock may be taken twice by one thread
         self._wanted: dict[str, float] = {}  # name -> not to be tried before
         self._held = {name: _Mine(fence, 0) for name, fence in (held or {}).items()}
         self._leaving: dict[str, None] = {}
-        self._fences: dict[str, int] = dict(held or {})  # the greatest known, of names whose key was there once
+        self._fences: dict[str, int] = {
+            **(fences or {}),
+            **(held or {}),
+        }  # the greatest known, of names whose key was there once
         self._bases: dict[str, int] = {}  # of keys that are ours
-        self._forgotten: set[str] = set()
+        self._forgotten: set[str] = set()  # whose key was gone, and has been waited for since
         self._renew_due_s = 0.0
         self._is_closing = self._lets_go = False
         self._has_use = threading.Event()
@@ -198,6 +204,7 @@ class LockKeeper:
         with self._changed:
             lost, self._held = tuple(self._held), {}
             self._leaving.clear()
+            self._forgotten.clear()  # if Consul has lost its data once more, somebody else may have led in between
             self.session, self.until_s = "", None
         log.warning("locks.session_over", leaders=len(lost))
         for name in lost:
@@ -250,8 +257,13 @@ class LockKeeper:
         self._on_got(name, fence)
 
     def _knows(self, name: str, key: Any) -> None:
+        fence = _base(key.value) + key.modify_index
         with self._changed:
-            self._fences[name] = max(self._fences.get(name, 0), _base(key.value) + key.modify_index)
+            self._forgotten.discard(name)
+            if fence <= self._fences.get(name, 0):
+                return
+            self._fences[name] = fence
+        self._on_known()
 
     def _not_before(self, name: str, at_s: float) -> None:
         with self._changed:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final, Protocol
 
+import msgpack
+
 from agentkit.observe.log import get_logger
+from startup.node.paths import write_atomically
 from startup.node.store import Incarnations
 
 log = get_logger("node.leaders")
@@ -29,6 +33,29 @@ class Locks(Protocol):
     def want(self, name: str) -> None: ...
     def unwant(self, name: str) -> None: ...
     def release(self, name: str, fence: int) -> None: ...
+
+
+class Fences:
+    """The greatest fences that were seen, on disk."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def load(self) -> dict[str, int]:
+        try:
+            return {str(name): int(fence) for name, fence in msgpack.unpackb(self._file.read_bytes()).items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, AttributeError) as exc:
+            log.warning("fences.forgotten", file=str(self._file), error=repr(exc))
+            return {}
+
+    def keep(self, fences: Mapping[str, int]) -> None:
+        """One that can't be kept is kept with the next."""
+        try:
+            write_atomically(self._file, msgpack.packb(dict(fences)), durable=False)
+        except OSError as exc:
+            log.warning("fences.not_kept", file=str(self._file), error=str(exc))
 
 
 class OwnLocks:
