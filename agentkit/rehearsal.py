@@ -24,13 +24,13 @@ from agentkit import main
 from agentkit.agent.base import BaseAgent
 from agentkit.agent.builtin import BUILTIN_METHODS
 from agentkit.agent.decorators import rpc
+from agentkit.agent.listening import HTTP
 from agentkit.agent.upkeep import Checks
 from agentkit.directory.base import INBOX_LOCAL, AgentRecord
 from agentkit.names import AgentId, AgentName, Incarnation, MachineName
 from agentkit.observe import log as logs
 from agentkit.observe.memory import trimmer
 from agentkit.observe.metrics import AgentMetrics
-from agentkit.runtime import HTTP
 from agentkit.settings import AgentSettings
 from agentkit.transport.context import close_context
 from agentkit.transport.notify import Notifier

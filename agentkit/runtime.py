@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from agentkit.agent import gauges, left_behind
@@ -15,21 +15,24 @@ from agentkit.agent.blocking import BlockingCaller
 from agentkit.agent.body import Body
 from agentkit.agent.builtin import BUILTIN_METHODS, handle_request_of
 from agentkit.agent.caller import Caller
-from agentkit.agent.callmetrics import observe_calls
 from agentkit.agent.configuring import Configuring
+from agentkit.agent.counters import Counters
 from agentkit.agent.courier import Courier
 from agentkit.agent.dispatch import Dispatcher
 from agentkit.agent.event_client import route_by
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.fallbacks import fallbacks_of
 from agentkit.agent.hibernation import Hibernation
+from agentkit.agent.last_hook import run_on_stop
 from agentkit.agent.leading import Leading
+from agentkit.agent.listening import Listening
 from agentkit.agent.loaders import Resources
 from agentkit.agent.lying_down import LyingDown
 from agentkit.agent.own_keys import AgentKeys
 from agentkit.agent.pace import Pace
 from agentkit.agent.policies import calling_of, serving_of
 from agentkit.agent.selfreport import SelfReports
+from agentkit.agent.showing import Showing
 from agentkit.agent.single import Single
 from agentkit.agent.stateful import keeper_of
 from agentkit.agent.tasks import Tasks
@@ -37,20 +40,17 @@ from agentkit.agent.telling import Teller
 from agentkit.agent.threads import FromThreads
 from agentkit.agent.upkeep import TICK_ASLEEP_S, TICK_S, Checks, resumed
 from agentkit.clock import now_s, wall_s
-from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord, Directory
+from agentkit.directory.base import AgentRecord, Directory
 from agentkit.directory.mesh import MeshDirectory
 from agentkit.directory.static import StaticDirectory
 from agentkit.errors import CallError, StartupError
 from agentkit.health import http
-from agentkit.health.http import HealthReport
 from agentkit.observe import log as logs
 from agentkit.observe.lag import LoopLag
 from agentkit.observe.metrics import AgentMetrics
-from agentkit.observe.process import pss_mb
-from agentkit.observe.trace import BAD_TRACEPARENTS, Tracer
+from agentkit.observe.trace import Tracer
 from agentkit.resilience.deadline import Deadline
 from agentkit.settings import AgentSettings, HibernateSettings
-from agentkit.transport import adopt
 from agentkit.transport.gate import Gate
 from agentkit.transport.inbox import Inbox
 from agentkit.transport.notify import Notifier
@@ -64,11 +64,8 @@ if TYPE_CHECKING:
 
 log = logs.get_logger("agentkit.runtime")
 
-HTTP: Final = "http"
 #: What of the grace period is kept for `on_stop` and closing, in seconds (at most a quarter of it).
 RESERVE_S: Final = 2.0
-#: Counters are told to the node at most so often, in seconds, and only when they changed.
-COUNTERS_S: Final = 1.0
 #: The connection to the node is not needed for READY: it is made so long after, in seconds, when nobody looked a name up.
 ATTACH_DELAY_S: Final = 0.5
 
@@ -95,13 +92,12 @@ class AgentRuntime:
         self.start_time = wall_s()
         self.loop = asyncio.get_running_loop()
         self.phase = "starting"
-        self._started_s = now_s()
-        self._encrypted: frozenset[str] = frozenset()  # names of listeners
-        self._listeners = dict(listeners or {})
+        self.listening = Listening(listeners or {})
         #: Names of listeners that came from a service manager: who takes sd_notify messages, too
-        self.handed_down = frozenset(self._listeners if notifier is not None and notifier.address else ())
+        self.handed_down = frozenset(self.listening.sockets if notifier is not None and notifier.address else ())
         self._is_succeeded = False
         self.lying_down = LyingDown(self)
+        self.showing = Showing(self)
         self._teller = Teller(notifier or Notifier(None), settings)
         self._me = Identity(settings.id, settings.incarnation)
         self._lag = LoopLag()
@@ -114,13 +110,14 @@ class AgentRuntime:
         self.metrics_book = AgentMetrics(
             settings.id.name, [*methods, *HEALTH_VERBS, *(["handle_request"] if fallback else [])]
         )
+        self._counters = Counters(self.metrics_book, self._teller)
         self.tracer = Tracer(settings.trace_sample)
         self._dispatcher = Dispatcher(
             agent,
             methods,
             self.metrics_book,
             fallback=fallback,
-            plain_health=self._plain_health,
+            plain_health=self.showing.plain_health,
             policy=serving_of(agent),
             tracer=self.tracer,
         )
@@ -203,16 +200,19 @@ class AgentRuntime:
         self._keeper = keeper_of(agent, settings, self.reports, self._teller.state, store)
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
         self._was_ready = False
-        self._counters_timer: asyncio.TimerHandle | None = None
         self._attach_timer: asyncio.TimerHandle | None = None
-        self._observe()
+        self._safety_hits = 0
+        self._dispatcher.on_counted = self._counters.note
+        self._dispatcher.on_failed = self.reports.handler_failed
+        for board in (self.caller.board, self.blocking_caller.board):
+            board.on_open = self.reports.breaker_opened
+        self.showing.observe()
 
     # -- what the agent sees (agent.base.Wiring) ----------------------------------------------------------------------
 
     @property
     def port(self) -> int:
-        listener = self._listeners.get(INBOX_LOCAL) or self._listeners[INBOX]
-        return int(listener.getsockname()[1])
+        return self.listening.port
 
     @property
     def resources(self) -> ResourcePool:
@@ -220,16 +220,15 @@ class AgentRuntime:
 
     @property
     def health_port(self) -> int | None:
-        listener = self._listeners.get(HTTP)
-        return int(listener.getsockname()[1]) if listener is not None else None
+        return self.listening.health_port
 
     # -- a life -------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Up to READY. StartupError, with the author's exception as its cause; then `stop` is still to be called."""
         self.settings.check_binding()
-        self._listen()
-        self._encrypted = self._keys.needed_for(self._listeners)
+        self.listening.open(self.settings)
+        self.listening.encrypted = self._keys.needed_for(self.listening.sockets)
         self.agent._wiring = self
         self._single.watch_gate()
         if not self._single.is_beside:
@@ -272,12 +271,9 @@ class AgentRuntime:
         """End `until_stopped`: a successor takes whoever connects from now on."""
         from agentkit.transport.lookaway import look_away  # few processes ever need it, and it needs ctypes
 
-        for listener in self.inbox_listeners():
+        for listener, _ in self.listening.inboxes:
             look_away(listener)
         self.request_stop()
-
-    def inbox_listeners(self) -> list[socket.socket]:
-        return [self._listeners[name] for name in (INBOX_LOCAL, INBOX) if name in self._listeners]
 
     async def until_stopped(self) -> str:
         """Serve until somebody asks it to stop or `run` raises; the failure's reason, or ""."""
@@ -303,7 +299,7 @@ class AgentRuntime:
         await self.events.finish(max(reserve_s / 4, began.left_s() - reserve_s))
         await self.hibernation.finish(max(reserve_s / 4, began.left_s() - reserve_s))
         await self._tasks.cancel(max(reserve_s / 4, began.left_s() - reserve_s))
-        await self._run_on_stop(max(reserve_s / 2, began.left_s() - reserve_s / 2))
+        await run_on_stop(self.agent, max(reserve_s / 2, began.left_s() - reserve_s / 2), self.reports)
         await self._resources.close()
         if (
             self._keeper is not None
@@ -320,25 +316,18 @@ class AgentRuntime:
 
     # -- starting -----------------------------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        """What was not handed down is opened here."""
-        if INBOX_LOCAL not in self._listeners and INBOX not in self._listeners:
-            self._listeners[INBOX_LOCAL] = adopt.opened(self.settings.host, self.settings.port, "PORT")
-        if HTTP not in self._listeners and self.settings.health_port is not None:
-            self._listeners[HTTP] = adopt.opened(self.settings.host, self.settings.health_port, "HEALTH_CHECK_PORT")
-
     async def _serve_http(self) -> None:
-        if HTTP in self._listeners and not self._has_http:
+        listener = self.listening.http
+        if listener is not None and not self._has_http:
             self._has_http = True
-            self._http = await http.serve(http.application(self), self._listeners[HTTP])
+            self._http = await http.serve(http.application(self.showing), listener)
 
     def _open_inbox(self) -> None:
         """Only now: whoever called before waits in the kernel's backlog, and is served first."""
         self._inbox = Inbox(self._me, self._dispatcher, keys=self._keys.ring)
         self._dispatcher.answers = self._inbox
-        names = [name for name in (INBOX_LOCAL, INBOX) if name in self._listeners]
-        for name in sorted(names, key=self._encrypted.__contains__):  # plain ones first: Inbox.bind
-            self._inbox.adopt(self._listeners[name], encrypted=name in self._encrypted)
+        for listener, is_encrypted in self.listening.inboxes:
+            self._inbox.adopt(listener, encrypted=is_encrypted)
 
     def _begin_upkeep(self) -> None:
         self._tasks.spawn("tick", self._tick)
@@ -371,25 +360,13 @@ class AgentRuntime:
 
     # -- stopping -----------------------------------------------------------------------------------------------------
 
-    async def _run_on_stop(self, limit_s: float) -> None:
-        # Not wait_for: it would wait for ever for an `on_stop` that takes no notice of being cancelled
-        stopping = self.loop.create_task(_awaited(self.agent.on_stop()), name=f"{self.settings.id.name}:on_stop")
-        _, left = await asyncio.wait((stopping,), timeout=limit_s)
-        if left:
-            log.error("agent.on_stop_too_slow", limit_s=round(limit_s, 1))
-            stopping.cancel()
-            await asyncio.wait((stopping,), timeout=0.1)
-        elif not stopping.cancelled() and (failure := stopping.exception()) is not None:
-            log.error("agent.on_stop_failed", exc_info=failure)
-            self.reports.life_failed("on_stop", failure)
-
     async def _close(self) -> None:
         self.phase = "stopped"
         self.leading.close()
         self._courier.close()
-        for timer in (self._counters_timer, self._attach_timer):
-            if timer is not None:
-                timer.cancel()
+        self._counters.close()
+        if self._attach_timer is not None:
+            self._attach_timer.cancel()
         self.caller.close()
         self.blocking_caller.close()
         self.sockets.close()
@@ -401,8 +378,7 @@ class AgentRuntime:
         self._teller.close()
         if self._http is not None:
             await self._http.close()
-        for listener in self._listeners.values():
-            listener.close()
+        self.listening.close()
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
@@ -412,15 +388,6 @@ class AgentRuntime:
     def _tell_health(self) -> None:
         if self._was_ready:
             self._teller.health(self._checks.board.verdict)
-
-    def _note_request(self) -> None:
-        """A request was counted: the node hears of it within a second, once however many there were."""
-        if self._counters_timer is None:
-            self._counters_timer = self.loop.call_later(COUNTERS_S, self._tell_counters)
-
-    def _tell_counters(self) -> None:
-        self._counters_timer = None
-        self._teller.counters(self.metrics_book.requests, self.metrics_book.errors)
 
     async def _attach(self, directory: MeshDirectory) -> None:
         """After every connect to a node. The node may be another one than before: it gets to know all that it needs."""
@@ -437,58 +404,8 @@ class AgentRuntime:
         self._configuring.connected()
         await self.events.reconnected()
         if self._was_ready and self.running:
-            self._teller.ready(self.agent.methods, self._checks.board.verdict, self._listeners)
+            self._teller.ready(self.agent.methods, self._checks.board.verdict, self.listening.sockets)
             self.hibernation.retell()
-
-    # -- seeing -------------------------------------------------------------------------------------------------------
-
-    def report(self) -> HealthReport:
-        """For the health endpoints (health.http.HealthView)."""
-        last_s = self._dispatcher.last_progress_s
-        id = self.settings.id
-        return HealthReport(
-            name=id.name,
-            instance=id.instance,
-            machine=id.machine,
-            incarnation=self.settings.incarnation,
-            phase=self.phase,
-            started=self._was_ready,
-            ready=self.running or self._is_succeeded or self.lying_down.is_asleep,
-            now_s=now_s(),
-            uptime_s=now_s() - self._started_s,
-            loop_lag_s=self._lag.worst_s(now_s()),
-            in_flight=self._dispatcher.in_flight,
-            last_progress_age_s=now_s() - last_s if last_s is not None else None,
-            memory_mb=pss_mb(),
-            asleep=self.hibernation.asleep,
-            verdict=self._checks.board.verdict,
-            checks=self._checks.board.checks,
-        )
-
-    def metrics(self) -> bytes:
-        return self.metrics_book.render()
-
-    def _plain_health(self) -> dict[str, Any]:
-        report = http.describe(self.report())
-        health = report["status"]
-        return {**report, "status": "success", "health": health, "healthy": health != "failing"}
-
-    def _observe(self) -> None:
-        book, dispatcher = self.metrics_book, self._dispatcher
-        self._safety_hits = 0
-        dispatcher.on_counted = self._note_request
-        dispatcher.on_failed = self.reports.handler_failed
-        gauges.show(book, dispatcher, self._lag, lambda: self._inbox, lambda: self._safety_hits)
-        gauges.show_sleep(book, self.hibernation)
-        self.reports.show(book)
-        if self._keeper is not None:
-            self._keeper.show(book)
-        observe_calls(book, self.caller, self.blocking_caller)
-        book.counter(*BAD_TRACEPARENTS, lambda: self.tracer.bad)
-        for board in (self.caller.board, self.blocking_caller.board):
-            board.on_open = self.reports.breaker_opened
-        for name, (help, read) in self.events.counters().items():
-            book.counter(name, help, read)
 
     # -- finding ------------------------------------------------------------------------------------------------------
 
@@ -519,11 +436,3 @@ class AgentRuntime:
 
     def _on_records(self, name: str, records: tuple[AgentRecord, ...]) -> None:
         self.caller.on_records(name, records)
-
-
-async def _awaited(hook: Awaitable[None]) -> None:
-    """What an author's code ends with as an exception that a task can hold: SystemExit would end the loop."""
-    try:
-        await hook
-    except SystemExit as exc:
-        raise RuntimeError(f"raised SystemExit: {exc}") from exc

@@ -132,7 +132,7 @@ class DeepSleep:
         runtime = self._runtime
         return {
             "calls": runtime.metrics_book.requests,
-            "memory_mb": round(runtime.report().memory_mb, 2),
+            "memory_mb": round(runtime.showing.report().memory_mb, 2),
             "wake_in_s": runtime.lying_down.due_in_s(),
             "asked": self._is_asked,
         }
@@ -180,7 +180,7 @@ class DeepSleep:
             raise StaysAwake(f"callers did not say BYE: {', '.join(names[:5])}")
 
     def _look(self, *, away: bool) -> None:
-        for listener in self._runtime.inbox_listeners():
+        for listener, _ in self._runtime.listening.inboxes:
             (look_away if away else look_back)(listener)
 
     # -- what is left behind
@@ -191,7 +191,7 @@ class DeepSleep:
         folder = runtime.settings.data_dir
         try:
             if with_counters:
-                (folder / COUNTERS_FILE).write_bytes(counters_of(runtime.metrics()))
+                (folder / COUNTERS_FILE).write_bytes(counters_of(runtime.showing.metrics()))
             left_behind.write(folder, runtime._single.last_s, runtime.events.streams())
         except OSError as exc:
             raise StaysAwake(f"{folder} can't be written to: {exc.strerror}") from exc
