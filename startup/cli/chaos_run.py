@@ -118,7 +118,6 @@ class Run:
                 raise Refused("not_up", "it is not up just now")
             return row.incarnation
         if strike.verb == "kill":
-            # a node and its zygote that are killed at once stay away until the next `up`: neither is there to start the other
             ends_s = time.monotonic() + TOLD_WITHIN_S
             while (found := self._ask_node(machine, TOLD_WITHIN_S))[1] is None:
                 if time.monotonic() > ends_s:
@@ -140,6 +139,10 @@ class Run:
                     talk.close()
             except (NoNode, NodeLost):
                 if time.monotonic() > ends_s:
+                    raise
+            except Refused as exc:
+                # a node and its zygote that are killed at once stay away until the next `up`: neither is there to start the other
+                if exc.code != "replacing" or time.monotonic() > ends_s:
                     raise
             time.sleep(LOOK_EVERY_S)
 

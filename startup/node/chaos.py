@@ -54,6 +54,7 @@ class Chaos:
         self._mesh = mesh
         self._loop = asyncio.get_running_loop()
         self._guards: list[int] = []  # pidfds
+        self._killed_zygote: int | None = None
 
     def perform(self, arguments: Mapping[str, Any]) -> Any:
         """The operation `chaos`."""
@@ -65,11 +66,15 @@ class Chaos:
         match verb, kind:
             case "heal", _:
                 self.close()
+            case "kill", "node" if self._zygote.pid in (None, self._killed_zygote):
+                raise Refused("replacing", "its zygote is being replaced, and nobody would start the node again")
             case (("kill" | "stop"), "node"):
                 act = self._die if verb == "kill" else lambda: time.sleep(for_s)
                 self._loop.call_later(_LAST_WORDS_S, act)
             case "kill", ("agent" | "zygote"):
                 pidfd = self._pidfd(kind, arguments)
+                if kind == "zygote":
+                    self._killed_zygote = self._zygote.pid  # its end is heard of later
                 send(pidfd, signal.SIGKILL)
                 os.close(pidfd)
             case "stop", ("agent" | "zygote"):
