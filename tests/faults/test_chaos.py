@@ -41,7 +41,8 @@ NAMES = ("A", "B", "C", "D", "E", "F")
 def scratch(*machines: str) -> Scratch:
     made = Scratch(machines=machines)
     made.python("keeping.py", AGENTS)
-    restart = {"delay": "10ms", "max_attempts": 1000}
+    # 100 kills are many for six agents: the pause between restarts must not grow to half a minute
+    restart = {"delay": "10ms", "max_delay": "100ms", "max_attempts": 1000}
     made.write({
         name: {
             "agent": "keeping:Keeps", "machine": machines[number % len(machines)], "restart": restart,
