@@ -21,6 +21,7 @@ from startup.node.options import NodeOptions
 from startup.node.orders import machine_of, node_endpoint
 from startup.node.registry import Registry
 from startup.node.store import Revisions
+from startup.node.thrift import Thrift
 from startup.node.turns import Turns
 from startup.node.zygotes import ZygoteKeeper
 from startup.plan.revision import Revision
@@ -51,6 +52,7 @@ class Acting:
         registry: Registry,
         leaders: Leaders,
         configs: Configs,
+        thrift: Thrift,
     ) -> None:
         self._options = options
         self._turns = turns
@@ -66,6 +68,7 @@ class Acting:
         self._registry = registry
         self._leaders = leaders
         self._configs = configs
+        self._thrift = thrift
 
     def listen(self, revision: Revision | None) -> None:
         """Begin to listen for other machines, where `revision` says; OSError where that can't be."""
@@ -91,6 +94,7 @@ class Acting:
         self._registry.revised(revision.fleet)
         self._leaders.revised(revision.fleet)
         self._configs.revised(revision.fleet)
+        self._thrift.revised(revision)
         self._mesh.expect({machine.name: node_endpoint(machine) for machine in revision.fleet.machines})
         self._hearing.forget_removed()
         self._turns.soon()

@@ -17,6 +17,7 @@ from agentkit.agent.orders import HIBERNATE, WAKE
 from agentkit.clock import SYSTEM_CLOCK
 from agentkit.errors import BadRequest
 from agentkit.names import AgentId, Incarnation, matching
+from agentkit.settings import Depth
 from startup.errors import Refused
 from startup.node.hands import Hands
 from startup.node.turns import Turns
@@ -105,12 +106,19 @@ class Bedtime:
         if number is None:
             raise BadRequest(f"depth {depth!r}: want one of {', '.join(HIBERNATE)}")
         ids = self._named(said["agents"])
-        told = {id: self._told(id, number) for id in ids}
-        answers = {id: await found if isinstance(found, asyncio.Future) else found for id, found in told.items()}
+        answers = await self._tell(dict.fromkeys(ids, number))
         return {
             "asleep": [str(id) for id, why in answers.items() if not why],
             "awake": {str(id): why for id, why in answers.items() if why},
         }
+
+    async def send(self, depths: Mapping[AgentId, Depth]) -> dict[AgentId, str]:
+        """Tell own agents to sleep, each so deep, as an operator would. Why each does not, or "", once that is known."""
+        return await self._tell({id: HIBERNATE[depth] for id, depth in depths.items()})
+
+    async def _tell(self, orders: Mapping[AgentId, int]) -> dict[AgentId, str]:
+        told = {id: self._told(id, number) for id, number in orders.items()}
+        return {id: await found if isinstance(found, asyncio.Future) else found for id, found in told.items()}
 
     def _told(self, id: AgentId, number: signal.Signals | int) -> asyncio.Future[str] | str:
         """Why it does not sleep; "": it does already; or what that will come to."""
@@ -121,12 +129,15 @@ class Bedtime:
             return why
         if p.phase is not Phase.READY or running is None:
             return f"it is {p.phase.value}"
+        try:
+            signal.pidfd_send_signal(running.pidfd, number)
+        except ProcessLookupError:
+            return "it has just ended"
         loop = asyncio.get_running_loop()
         decided: asyncio.Future[str] = loop.create_future()
         self._waiting.setdefault(id, []).append(decided)
         late = loop.call_later(ANSWER_S, self._decided, id, f"it did not say so within {ANSWER_S:.0f} s")
         decided.add_done_callback(lambda _: late.cancel())
-        signal.pidfd_send_signal(running.pidfd, number)
         return decided
 
     def _wake(self, said: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ from startup.node.rotation import Rotation
 from startup.node.senses import Senses
 from startup.node.store import Incarnations, Remembered, Revisions
 from startup.node.table import ClusterTable
+from startup.node.thrift import Thrift
 from startup.node.turns import Turns
 from startup.node.upgrade import Upgrade
 from startup.node.usage import Usage
@@ -176,12 +177,14 @@ class Node:
         self._keys.on_change = self._on_keys
         self._itself = Itself(options, self._revisions, self.turns, self._hands, self._zygote, self._events)
         self._itself.trouble = lambda: self._remembered.trouble
+        self._thrift = self._itself.thrift = Thrift(self.turns, self._hands, self._bedtime)
         self._views = Views(places.machine, self._itself, self._mesh)
         usage = Usage(places.machine, self._itself, self._mesh)
         self._errors = ErrorDesk(places, partial(self._mesh.ask_others, within_s=OTHERS_S))
         self._rules = ErrorRules(places, self.turns, self._errors)
         self._errors.on_stored = self._rules.stored
         self._hands.bounds.on_refused = self._rules.report
+        self._thrift.on_short = self._rules.warn
         self._registry = self._hearing.registry = Registry(
             places.machine, self._table, on_sighted=self._hearing.see_others
         )
@@ -213,6 +216,7 @@ class Node:
             registry=self._registry,
             leaders=self._leaders,
             configs=self._configs,
+            thrift=self._thrift,
         )
         self._liveness = Liveness(self.turns, lambda spec: probe_of(spec, self.turns.place.host))
         feeds = Feeds(self._table)
@@ -329,6 +333,7 @@ class Node:
         self._liveness.close()
         await self._registry.close(deregister=not is_handed_on)
         await self._leaders.close(lets_go=not is_handed_on)
+        self._thrift.close()
         await self._configs.close()
         self._chaos.close()
         if not is_handed_on:

@@ -112,6 +112,10 @@ class ErrorRules:
         if (p := self._core.processes.get(id)) is not None:
             self._show_last(p, int(incarnation), message)
 
+    def warn(self, id: AgentId, incarnation: Incarnation, message: str) -> None:
+        """What an operator should know of, and the process is not to blame for."""
+        self._desk.add(id, int(incarnation), word_of_the_node("warning", message, SYSTEM_CLOCK.wall_s()))
+
     def close(self) -> None:
         self.webhooks.close()
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from startup.spec.fields import Duration, Model, Port, SecretModel
+from startup.spec.fields import Duration, Model, Port, SecretModel, Size
 from startup.spec.resources_model import PoolModel
 from startup.spec.units import refuse
 
@@ -38,6 +38,9 @@ class MachineModel(Model):
     )
     pools: dict[str, PoolModel] = Field(
         default_factory=dict, description="Class -> its pool here, where that is another than the file's `pools`."
+    )
+    memory_budget: Size | None = Field(
+        None, gt=0, description="As the file's `memory_budget`, for this machine; left out: that one."
     )
 
 

@@ -219,6 +219,7 @@ class MachineSpec:
     python: str | None = None
     workdir: str | None = None
     root: str | None = None  #: where the project lies there, when that is not `project_root`
+    memory_budget_bytes: int | None = None  #: of its agents together; above, idle ones are sent to sleep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,6 +317,10 @@ class Fleet:
     def on(self, machine: str) -> tuple[AgentSpec, ...]:
         """The agents of one machine."""
         return tuple(spec for spec in self.agents if spec.machine == machine)
+
+    def memory_budget_of(self, machine: str) -> int | None:
+        """What the agents of that machine may have together; None: as much as they like."""
+        return next((it.memory_budget_bytes for it in self.machines if it.name == machine), None)
 
     def root_on(self, machine: str) -> str:
         """Where the project lies on that machine."""

@@ -324,6 +324,11 @@ class FileModel(Model):
     pools: dict[Name, PoolModel] = Field(
         default_factory=dict, description="Class -> memory and CPUs of its agents, on each machine."
     )
+    memory_budget: Size | None = Field(
+        None,
+        gt=0,
+        description="When the agents of a machine have more memory together, idle ones are sent to sleep; left out: as much as they like.",
+    )
     mesh: MeshModel = Field(default_factory=lambda: MeshModel(), description="How long nodes wait for each other.")
     rollout: RolloutModel = Field(
         default_factory=lambda: RolloutModel(), description="How `agentkit apply` replaces agents that change."

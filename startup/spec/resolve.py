@@ -319,4 +319,5 @@ def _machine(name: str, file: FileModel, hosts: Mapping[str, str], offset: int, 
         python=machine.python,
         workdir=machine.workdir,
         root=machine.workdir if hosts[name] != LOOPBACK else None,
+        memory_budget_bytes=machine.memory_budget or file.memory_budget,
     )

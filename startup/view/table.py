@@ -11,6 +11,7 @@ from startup.plan.row import CLOCKS_AGREE_S, AgentRow
 from startup.view.colour import BOLD, DIM, of_row, paint, state_of
 from startup.view.document import endpoint, uptime_s, why
 from startup.view.sleep import asleep_for, lightly
+from startup.view.vitals import budget
 from startup.view.words import columns, count, cut, duration, fit, number
 
 #: From this width on there is room for group, restarts, errors and endpoint.
@@ -187,6 +188,7 @@ def _machine_line(machine: str, answer: Mapping[str, Any] | None, peer: str | No
     memory = node.get("memory_mb")
     line = f"{machine}: node {node['pid']}, up {duration(node['uptime_s'])}"
     line += f", {memory:.0f} MB" if memory is not None else ""
+    line += budget(node.get("memory_budget"))
     if abs(ahead_s) >= CLOCKS_AGREE_S:
         line += f", its clock {duration(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}"
     return line

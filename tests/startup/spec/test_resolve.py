@@ -216,3 +216,11 @@ def test_a_rollout_is_a_number_of_agents_or_a_part_of_them(tmp_path: Path, value
 def test_any_other_is_refused(tmp_path: Path, value: str) -> None:
     found = loaded(tmp_path, f"rollout: {{max_unavailable: {value}}}\n" + agents("A: {agent: 'm:C'}"))
     assert any(problem.at == "rollout.max_unavailable" for problem in found.problems), found.problems
+
+
+def test_a_machines_own_memory_budget_goes_before_that_of_the_file(tmp_path: Path) -> None:
+    entry = agents("A: {agent: 'm:C', machine: a}")
+    fleet = fleet_of(tmp_path, "memory_budget: 8Gi\nmachines: {a: {}, b: {memory_budget: 2Gi}}\n" + entry)
+    assert [fleet.memory_budget_of(name) for name in ("a", "b", "c")] == [8 * 2**30, 2 * 2**30, None]
+    assert fleet_from_wire(json.loads(json.dumps(fleet.to_wire()))) == fleet
+    assert fleet_of(tmp_path, TWO + entry).memory_budget_of("a") is None
