@@ -9,10 +9,15 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mappin
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from agentkit.testing.leaks import LeakCheck, no_tasks_left
 from tests import apart
 from tests.orphans import is_subreaper
+
+# How long an example takes says how busy the machine is, not whether it is right
+settings.register_profile("agentkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("agentkit")
 
 #: What is going may take so long, in seconds; waited for only while something is there.
 GOES_WITHIN_S = 10.0

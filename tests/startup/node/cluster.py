@@ -18,6 +18,7 @@ from typing import Any
 
 from agentkit.errors import NoNode
 from startup.control import NodeConnection
+from startup.errors import NodeLost
 from startup.node import procinfo
 from startup.node.launch import boot_command, boot_environment
 from startup.node.options import BootOptions
@@ -218,7 +219,7 @@ class Nodes:
         try:
             if any(p.control.exists() for p in map(self.places, self.machines)):
                 for machine in sorted(self.machines):
-                    with suppress(NoNode), NodeConnection.connect(self.places(machine).control) as connection:
+                    with suppress(NoNode, NodeLost), NodeConnection.connect(self.places(machine).control) as connection:
                         self.number = (connection.ask("hello")["revision"] or {"number": 0})["number"]
                         connection.ask("stop_node")
             wait_gone(pidfds)
