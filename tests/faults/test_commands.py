@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_exit_code_130_is_interrupted(running: Scratch) -> None:
 
 
 def test_no_command_ends_in_a_traceback_when_its_reader_has_gone(running: Scratch) -> None:
-    result = running.execute("bash", "-c", 'set -o pipefail; "$@" | true', "bash", "python", "-m", "startup", "schema")
+    result = running.execute("bash", "-c", 'set -o pipefail; "$@" | true', "bash", sys.executable, "-m", "startup", "schema")
     assert "Traceback" not in result.err
 
 
