@@ -143,7 +143,9 @@ def test_exit_code_130_is_interrupted(running: Scratch) -> None:
 
 
 def test_no_command_ends_in_a_traceback_when_its_reader_has_gone(running: Scratch) -> None:
-    result = running.execute("bash", "-c", 'set -o pipefail; "$@" | true', "bash", sys.executable, "-m", "startup", "schema")
+    result = running.execute(
+        "bash", "-c", 'set -o pipefail; "$@" | true', "bash", sys.executable, "-m", "startup", "schema"
+    )
     assert "Traceback" not in result.err
 
 
