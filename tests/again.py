@@ -27,7 +27,7 @@ def main(status: int) -> int:
     failures = list(json.loads(_FAILURES.read_text())) if _FAILURES.exists() else []
     if not worth_another_look(status, failures):
         return status
-    command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", "-n", "0", *failures]
+    command = [sys.executable, "-m", "pytest", "-n", "0", *failures]
     again = subprocess.run(command, check=False).returncode
     if again == 0:
         sys.stdout.write("failed beside others, passed alone, and want looking at:\n  " + "\n  ".join(failures) + "\n")

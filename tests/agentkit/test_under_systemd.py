@@ -32,7 +32,7 @@ from tests.agentkit.support import ROOT, eventually
 process = pytest.mark.process
 #: A service is a whole Python that starts, and others test beside us.
 PATIENCE_S = 60.0
-SLEEPS = 20
+SLEEPS = 8
 
 NAPPING = """
 import os

@@ -120,11 +120,17 @@ def test_the_node_and_what_it_forks_run_the_new_code_and_agents_do_not_notice(fl
     ("file", "text", "said"),
     [
         ("startup/node/daemon.py", "def run(:\n", "SyntaxError"),
-        ("startup/node/daemon.py", "import sys\ndef run(options):\n    sys.exit(3)\n", "it ended without a word"),
-        (
+        pytest.param(
+            "startup/node/daemon.py",
+            "import sys\ndef run(options):\n    sys.exit(3)\n",
+            "it ended without a word",
+            marks=pytest.mark.soak(only=True),
+        ),
+        pytest.param(
             "startup/node/daemon.py",
             "import time\ndef run(options):\n    time.sleep(1000)\n",
             "it said nothing within 3 s",
+            marks=pytest.mark.soak(only=True),
         ),
     ],
 )

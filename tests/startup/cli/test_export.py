@@ -29,10 +29,6 @@ PROGRAM = {"command": ["sleep", "1000"], "sockets": "self", "ready": {"after": "
 def fleet() -> Iterator[Launched]:
     with Launched(machines=("m1", "m2")) as launched:
         launched.write({"Base": {}, "Many": {"machine": "m2", "group": "more", "replicas": 2}, "Other": PROGRAM})
-        # `agent` is what Launched fills in where there is none
-        document = json.loads(launched.file.read_text())
-        del document["agent_groups"]["core"]["Other"]["agent"]
-        launched.file.write_text(json.dumps(document))
         launched.up()
         yield launched
 
