@@ -24,6 +24,7 @@ def run(script: str, *arguments: str) -> dict[str, list[dict[str, object]]]:
     return {table["title"]: table["rows"] for table in json.loads(done.stdout)["tables"]}
 
 
+@pytest.mark.soak(only=True)
 def test_the_short_form_of_bench_rpc_fills_every_table() -> None:
     tables = run("bench_rpc.py", "--only", "agentkit")
     assert len(tables) == 5
@@ -33,6 +34,7 @@ def test_the_short_form_of_bench_rpc_fills_every_table() -> None:
         assert all(isinstance(value, str) or value is not None for row in ours for value in row.values())
 
 
+@pytest.mark.soak(only=True)
 def test_the_short_form_of_bench_overload_fills_every_table() -> None:
     loads, claims = run("bench_overload.py").values()
     assert [row["asked for /s"] for row in loads] == [1000, 2000, 2500, 10_000]
@@ -65,6 +67,7 @@ def test_the_short_form_of_bench_roll_loses_no_call() -> None:
         assert row["calls"] > 100
 
 
+@pytest.mark.soak(only=True)
 def test_the_short_form_of_bench_hibernate_gives_the_model_back() -> None:
     (rows,) = run("bench_hibernate.py", "--only", "hooks").values()
     hooks, reading = rows
