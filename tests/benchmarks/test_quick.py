@@ -87,6 +87,7 @@ def test_the_short_form_of_bench_hibernate_loses_no_call() -> None:
     assert row["wakes"] > 10
 
 
+@pytest.mark.soak(only=True)
 def test_the_short_form_of_bench_supervise_fills_a_row() -> None:
     (rows,) = run("bench_supervise.py", "--only", "agentkit").values()
     (row,) = rows
@@ -101,6 +102,7 @@ def test_the_short_form_of_bench_shm_hands_every_array_over() -> None:
     assert all(isinstance(row["GB/s"], float) and row["GB/s"] > 0 for row in rows)
 
 
+@pytest.mark.soak(only=True)
 def test_the_short_form_of_bench_discovery_sees_every_life() -> None:
     needs("consul")
     (rows,) = run("bench_discovery.py", "--only", "consul").values()
