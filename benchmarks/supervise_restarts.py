@@ -1,6 +1,6 @@
 """From `kill -9` to the next answer: an agent of fleet84 under its node, and a process of the same number under circus and supervisord.
 
-Everybody is asked in the same way, by a plain request that is sent at the moment of the kill and waits for whoever listens next. Our
+Everybody is asked in the same way, by a plain request that is sent when the killed one is gone and waits for whoever listens next. Our
 sockets stay with the node, so it lies in the kernel's queue until the new process is ready; the peers' are gone, and it is sent
 again every 5 ms.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import select
 import signal
 import sys
 import tempfile
@@ -77,9 +78,13 @@ def kill_each(served: Served, kills: int) -> list[float]:
 
 
 def _until_answer(context: zmq.Context[zmq.Socket[bytes]], port: int, pid: int) -> float:
-    began_s = time.perf_counter()
-    os.kill(pid, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=0)
+    process = os.pidfd_open(pid)
+    try:
+        began_s = time.perf_counter()
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        select.select([process], [], [])  # a peer's dying socket would take the request with it
+    finally:
+        os.close(process)
     with context.socket(zmq.DEALER) as dealer:
         dealer.reconnect_ivl, dealer.linger = 5, 0
         dealer.connect(f"tcp://127.0.0.1:{port}")
