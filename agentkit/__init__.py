@@ -18,16 +18,16 @@ from agentkit._version import VERSION
 __version__: Final = VERSION
 
 if TYPE_CHECKING:
-    from agentkit.agent.awake import keeps_awake as keeps_awake
     from agentkit.agent.base import BaseAgent as BaseAgent
     from agentkit.agent.decorators import every as every
     from agentkit.agent.decorators import health_check as health_check
     from agentkit.agent.decorators import rpc as rpc
     from agentkit.agent.fallbacks import LAST_ANSWER as LAST_ANSWER
     from agentkit.agent.fallbacks import fallback as fallback
+    from agentkit.agent.hibernation.wake_locks import keeps_awake as keeps_awake
     from agentkit.agent.leading import Leader as Leader
     from agentkit.agent.leading import Term as Term
-    from agentkit.agent.loaders import resource as resource
+    from agentkit.agent.resources import resource as resource
     from agentkit.agent.subscriptions import subscribe as subscribe
     from agentkit.client import BlockingClient as BlockingClient
     from agentkit.client import Client as Client
@@ -142,7 +142,7 @@ _HOMES: Final = {
     "BaseAgent": "agentkit.agent.base",
     "NotRunning": "agentkit.errors",
     "every": "agentkit.agent.decorators",
-    "keeps_awake": "agentkit.agent.awake",
+    "keeps_awake": "agentkit.agent.hibernation.wake_locks",
     "fallback": "agentkit.agent.fallbacks",
     "health_check": "agentkit.agent.decorators",
     "rpc": "agentkit.agent.decorators",
@@ -173,7 +173,7 @@ _HOMES: Final = {
     "ResourcePool": "agentkit.resources.pool",
     "ResourceStatistics": "agentkit.resources.pool",
     "ResourcesFull": "agentkit.errors",
-    "resource": "agentkit.agent.loaders",
+    "resource": "agentkit.agent.resources",
     # raw sockets
     "PoolClosed": "agentkit.errors",
     "PoolFull": "agentkit.errors",

@@ -85,7 +85,7 @@ async def serve(
     loop.add_signal_handler(SUCCEEDED, runtime.succeeded)
     loop.add_signal_handler(HANDED_OVER, runtime.handed_over)
     for depth, order in HIBERNATE.items():
-        loop.add_signal_handler(order, runtime.lying_down.told, depth)
+        loop.add_signal_handler(order, runtime.deep_sleep.told, depth)
     loop.add_signal_handler(WAKE, runtime.hibernation.nudge, "an operator")
     failure: str
     starting = loop.create_task(runtime.start(), name="start")
@@ -121,7 +121,7 @@ async def serve(
         signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, SUCCEEDED, HANDED_OVER, *HIBERNATE.values(), WAKE)
     )
     log.info("agent.stopped", failure=failure or None)
-    return EXIT_FAILED if failure else runtime.lying_down.exit_code
+    return EXIT_FAILED if failure else runtime.deep_sleep.exit_code
 
 
 def main(cls: type[BaseAgent]) -> int:

@@ -9,10 +9,9 @@ import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from agentkit.agent import gauges, left_behind
+from agentkit.agent import gauges
 from agentkit.agent.base import BaseAgent
 from agentkit.agent.blocking import BlockingCaller
-from agentkit.agent.body import Body
 from agentkit.agent.builtin import BUILTIN_METHODS, handle_request_of
 from agentkit.agent.caller import Caller
 from agentkit.agent.configuring import Configuring
@@ -22,19 +21,21 @@ from agentkit.agent.dispatch import Dispatcher
 from agentkit.agent.event_client import route_by
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.fallbacks import fallbacks_of
-from agentkit.agent.hibernation import Hibernation
+from agentkit.agent.hibernation import checkpoint
+from agentkit.agent.hibernation.deep_sleep_entry import DeepSleepEntry
+from agentkit.agent.hibernation.lifecycle import Hibernation
+from agentkit.agent.hibernation.suspension import Suspension
+from agentkit.agent.hibernation.timer_throttle import TimerThrottle
 from agentkit.agent.last_hook import run_on_stop
 from agentkit.agent.leading import Leading
 from agentkit.agent.listening import Listening
-from agentkit.agent.loaders import Resources
-from agentkit.agent.lying_down import LyingDown
 from agentkit.agent.own_keys import AgentKeys
-from agentkit.agent.pace import Pace
 from agentkit.agent.policies import calling_of, serving_of
+from agentkit.agent.resources import Resources
 from agentkit.agent.selfreport import SelfReports
 from agentkit.agent.showing import Showing
 from agentkit.agent.single import Single
-from agentkit.agent.stateful import keeper_of
+from agentkit.agent.state_choice import keeper_of
 from agentkit.agent.tasks import Tasks
 from agentkit.agent.telling import Teller
 from agentkit.agent.threads import FromThreads
@@ -96,15 +97,15 @@ class AgentRuntime:
         #: Names of listeners that came from a service manager: who takes sd_notify messages, too
         self.handed_down = frozenset(self.listening.sockets if notifier is not None and notifier.address else ())
         self._is_succeeded = False
-        self.lying_down = LyingDown(self)
+        self.deep_sleep = DeepSleepEntry(self)
         self.showing = Showing(self)
         self._teller = Teller(notifier or Notifier(None), settings)
         self._me = Identity(settings.id, settings.incarnation)
         self._lag = LoopLag()
         self.reports = SelfReports(agent._error_bus, retries=settings.checks.retries)
         self._tasks = Tasks(settings.id.name)
-        self._pace = Pace()
-        self._checks = Checks(agent, settings.checks, self._tell_health, self.reports.check_failed, self._pace)
+        self._timers = TimerThrottle()
+        self._checks = Checks(agent, settings.checks, self._tell_health, self.reports.check_failed, self._timers)
         methods = {**agent.methods, **BUILTIN_METHODS}
         fallback = handle_request_of(type(agent))
         self.metrics_book = AgentMetrics(
@@ -171,7 +172,7 @@ class AgentRuntime:
             end=self.request_stop,
             alone=self._alone,
             gate=gate,
-            pace=self._pace,
+            timers=self._timers,
         )
         self._resources = Resources(
             agent,
@@ -183,19 +184,19 @@ class AgentRuntime:
         self.hibernation = Hibernation(
             agent,
             settings.hibernate if settings.kind == "service" else HibernateSettings(depth="never"),
-            Body(
+            Suspension(
                 self._dispatcher,
                 self.events,
                 self.caller,
                 self.blocking_caller,
                 self.sockets,
                 self._resources,
-                self._pace,
+                self._timers,
             ),
             on_failed=self.reports.sleep_failed,
             tell=self._teller.sleep,
             save=self.save_state,
-            deepen=self.lying_down.deepen,
+            deepen=self.deep_sleep.deepen,
         )
         self._keeper = keeper_of(agent, settings, self.reports, self._teller.state, store)
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
@@ -244,7 +245,7 @@ class AgentRuntime:
         await self._checks.once()
         if not self._checks.board.all_passed_once:
             raise StartupError(f"not healthy: {self._checks.board.verdict.reason}")
-        left = left_behind.take(self.settings.data_dir)
+        left = checkpoint.take(self.settings.data_dir)
         self._single.last_s.update(resumed(self.agent, left.ran_s))
         self.events.seen(left.streams)
         await self._single.before_ready()
@@ -287,9 +288,9 @@ class AgentRuntime:
         self.hibernation.close()
         self.running = False
         # Who asked before our successor took the health port over asks about the agent, and that is there
-        self.phase = "ready" if self._is_succeeded or self.lying_down.is_asleep else "stopping"
+        self.phase = "ready" if self._is_succeeded or self.deep_sleep.is_asleep else "stopping"
         self._teller.stopping()
-        if self._inbox is not None and not self.lying_down.is_asleep:
+        if self._inbox is not None and not self.deep_sleep.is_asleep:
             self._inbox.goaway()
             if not await self._inbox.drained(Deadline.after(max(0.0, began.left_s() - reserve_s))):
                 log.warning("agent.grace_over", in_flight=self._dispatcher.in_flight, peers=len(self._inbox.peers))
@@ -351,7 +352,7 @@ class AgentRuntime:
         # two fifths of the limit, not half: one that finds the node's queue full must not be the last before it is over
         asleep_s = self.settings.watchdog_s * 0.4 or TICK_ASLEEP_S
         while True:
-            await self._pace.until_aligned(period_s, asleep_s=asleep_s, due=self._lag.due)
+            await self._timers.until_aligned(period_s, asleep_s=asleep_s, due=self._lag.due)
             self._lag.ran(now_s())
             if self.settings.watchdog_s:
                 self._teller.alive()

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol, Unpack
 
-from agentkit.agent.awake import AwakeBlock
 from agentkit.agent.blocking import BlockingCaller
 from agentkit.agent.caller import Caller, PeerProxy
 from agentkit.agent.configuring import first_config
@@ -17,7 +16,8 @@ from agentkit.agent.context import serving
 from agentkit.agent.course import CallOptions
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.handlers import Method, methods_of
-from agentkit.agent.hibernation import Hibernation
+from agentkit.agent.hibernation.lifecycle import Hibernation
+from agentkit.agent.hibernation.wake_locks import WakeLock
 from agentkit.agent.leading import Leader, Leading
 from agentkit.agent.overridable import Overridable
 from agentkit.agent.policies import methods_under
@@ -292,7 +292,7 @@ class BaseAgent:
         """ "light" while it sleeps: what runs by itself then (`@every`, checks, `run`) finds what `on_hibernate` has left."""
         return self._wiring.hibernation.asleep if self._wiring is not None else None
 
-    def keeps_awake(self, name: str = "a block") -> AwakeBlock:
+    def keeps_awake(self, name: str = "a block") -> WakeLock:
         """The agent does not fall asleep within this block, and is woken first where it sleeps: `async with self.keeps_awake("train"):`,
         or `with` in a thread. (A plain `with` on the event loop can't wait until it is awake.) `name`: for `status`.
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from agentkit.agent.context import Serving, current_call
 from agentkit.agent.course import IDEMPOTENCY_KEY
-from agentkit.agent.doorstep import Doorstep
 from agentkit.agent.explaining import as_told, explained
 from agentkit.agent.handlers import Method
+from agentkit.agent.hibernation.pending_requests import PendingRequests
 from agentkit.agent.plain_verbs import PlainVerbs
 from agentkit.agent.received import streamed_arguments
 from agentkit.agent.sharing import Outcome, Sharing
@@ -87,7 +87,7 @@ class Dispatcher:
         self._admit: Callable[[Serving], None] = (
             self._turns.admit
         )  #: while the agent sleeps: where requests wait until it is awake
-        self._doorstep = Doorstep(policy.running + policy.queue, self._turns.admit, self._drop)
+        self._pending = PendingRequests(policy.running + policy.queue, self._turns.admit, self._drop)
         self.sharing = Sharing(policy, methods, settle=self._settle, admit=lambda work: self._admit(work))
         self._plain = PlainVerbs(methods, fallback)
         self._meter = meter
@@ -181,18 +181,18 @@ class Dispatcher:
 
     def hold(self, wake: Callable[[str], None]) -> None:
         """The agent falls asleep: requests wait from now on, each within its own deadline, and call `wake` with what they are."""
-        self._admit = self._doorstep.opened(wake)
+        self._admit = self._pending.opened(wake)
 
     def resume(self) -> None:
         """It is awake: who waits gets a turn."""
         self._admit = self._turns.admit
-        for work in self._doorstep.leave():
+        for work in self._pending.leave():
             if work.key in self._works:
                 self._turns.admit(work)
 
     def refuse_held(self, error: Callable[[], CallError]) -> None:
         """It could not be woken: who waits for that hears of it."""
-        for work in self._doorstep.leave():
+        for work in self._pending.leave():
             if work.key in self._works:
                 self._drop(work, error())
 

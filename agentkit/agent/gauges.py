@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentkit.agent.dispatch import Dispatcher
-from agentkit.agent.hibernation import Hibernation
+from agentkit.agent.hibernation.lifecycle import Hibernation
 from agentkit.clock import now_s
 from agentkit.observe.lag import LoopLag
 from agentkit.observe.metrics import AgentMetrics

@@ -34,7 +34,7 @@ class Showing:
             incarnation=runtime.settings.incarnation,
             phase=runtime.phase,
             started=runtime._was_ready,
-            ready=runtime.running or runtime._is_succeeded or runtime.lying_down.is_asleep,
+            ready=runtime.running or runtime._is_succeeded or runtime.deep_sleep.is_asleep,
             now_s=now,
             uptime_s=now - self._began_s,
             loop_lag_s=runtime._lag.worst_s(now),

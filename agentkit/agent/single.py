@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from agentkit.agent.events import AgentEvents
+from agentkit.agent.hibernation.timer_throttle import TimerThrottle
 from agentkit.agent.leading import Leading
-from agentkit.agent.pace import Pace
 from agentkit.agent.selfreport import SelfReports
 from agentkit.agent.upkeep import repeating
 from agentkit.observe.log import get_logger
@@ -38,7 +38,7 @@ class Single:
         end: _End,
         alone: Callable[[], None],
         gate: Gate | None,
-        pace: Pace | None = None,
+        timers: TimerThrottle | None = None,
     ) -> None:
         """`spawn` starts a task of the agent's, `end` ends the agent; `alone` is called when the gate opens."""
         self._agent = agent
@@ -50,7 +50,7 @@ class Single:
         self._end = end
         self._alone = alone
         self._gate = gate
-        self._pace = pace
+        self._timers = timers
         self.last_s: dict[str, float] = {}  #: when each `@every` method ran last, or is taken to have; monotonic
         self._takes_events = False
         self._is_ready = False
@@ -79,7 +79,7 @@ class Single:
         if not self._takes_events:
             self._spawn("events", self._take_events)
         self._leading.open()
-        for name, repeat in repeating(self._agent, self._reports.every_failed, self._pace, self.last_s):
+        for name, repeat in repeating(self._agent, self._reports.every_failed, self._timers, self.last_s):
             self._spawn(name, repeat)
         run = getattr(self._agent, "run", None)
         if run is not None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 from agentkit.agent.decorators import Every, HealthCheck, marked
-from agentkit.agent.pace import Pace
+from agentkit.agent.hibernation.timer_throttle import TimerThrottle
 from agentkit.clock import now_s
 from agentkit.health.checks import CheckPolicy, HealthBoard
 from agentkit.observe.log import get_logger
@@ -46,7 +46,7 @@ class Checks:
         policy: CheckPolicy,
         on_change: Callable[[], None],
         on_failed: Callable[[str, str, int, BaseException | None], None] = lambda *_: None,
-        pace: Pace | None = None,
+        timers: TimerThrottle | None = None,
     ) -> None:
         """`on_change`: the verdict is another one. `on_failed`: name, reason, how often in a row, what it raised."""
         self.board = HealthBoard(policy)
@@ -54,7 +54,7 @@ class Checks:
         self._policy = policy
         self._on_change = on_change
         self._on_failed = on_failed
-        self._pace = pace or Pace()
+        self._timers = timers or TimerThrottle()
         self._running: dict[str, asyncio.Future[None]] = {}  # on threads that went past their time limit
         self._checks: list[tuple[str, Callable[..., Any], HealthCheck]] = marked(type(owner), HealthCheck)
         self.board.declare(name for name, _, _ in self._checks)
@@ -74,7 +74,7 @@ class Checks:
         ) -> Callable[[], Awaitable[None]]:
             async def loop() -> None:
                 while True:
-                    await self._pace.until_aligned(interval_s)
+                    await self._timers.until_aligned(interval_s)
                     await asyncio.gather(*(self._check(*check) for check in checks))
 
             return loop
@@ -122,10 +122,10 @@ def resumed(owner: object, ran_s: Mapping[str, float]) -> dict[str, float]:
     return {name: min(max(ran_s[name], now - each_s), now) for name, each_s in every.items() if name in ran_s}
 
 
-def due_s(owner: object, pace: Pace, last: Mapping[str, float]) -> dict[str, float]:
+def due_s(owner: object, timers: TimerThrottle, last: Mapping[str, float]) -> dict[str, float]:
     """When each `@every` method that is waited for is due at the pace of now; monotonic."""
     return {
-        name: last[name] + (pace.interval_s(options.interval_s) if options.slows else options.interval_s)
+        name: last[name] + (timers.interval_s(options.interval_s) if options.slows else options.interval_s)
         for name, _, options in marked(type(owner), Every)
         if name in last
     }
@@ -134,7 +134,7 @@ def due_s(owner: object, pace: Pace, last: Mapping[str, float]) -> dict[str, flo
 def repeating(
     owner: Any,
     on_failed: Callable[[str, BaseException], bool] = lambda *_: True,
-    pace: Pace | None = None,
+    timers: TimerThrottle | None = None,
     last: MutableMapping[str, float] | None = None,
 ) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
     """(name, endless coroutine function) for each `@every` method. `on_failed`: whether what it raised is to be logged. `last`: when
@@ -143,7 +143,7 @@ def repeating(
 
     def repeat(name: str, function: Callable[..., Any], options: Every) -> Callable[[], Awaitable[None]]:
         async def loop() -> None:
-            own = (pace if options.slows else None) or Pace()
+            own = (timers if options.slows else None) or TimerThrottle()
             last_s = lasts.setdefault(name, now_s())
             while True:
                 await own.until(last_s, options.interval_s)

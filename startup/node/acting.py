@@ -13,6 +13,7 @@ from startup.node.configs import Configs
 from startup.node.error_rules import ErrorRules
 from startup.node.fence import Fence
 from startup.node.hearing import Hearing
+from startup.node.hibernation.memory_budget import MemoryBudget
 from startup.node.itself import Itself
 from startup.node.keys import NodeKeys
 from startup.node.leaders import Leaders
@@ -21,7 +22,6 @@ from startup.node.options import NodeOptions
 from startup.node.orders import machine_of, node_endpoint
 from startup.node.registry import Registry
 from startup.node.store import Revisions
-from startup.node.thrift import Thrift
 from startup.node.turns import Turns
 from startup.node.zygotes import ZygoteKeeper
 from startup.plan.revision import Revision
@@ -52,7 +52,7 @@ class Acting:
         registry: Registry,
         leaders: Leaders,
         configs: Configs,
-        thrift: Thrift,
+        memory_budget: MemoryBudget,
     ) -> None:
         self._options = options
         self._turns = turns
@@ -68,7 +68,7 @@ class Acting:
         self._registry = registry
         self._leaders = leaders
         self._configs = configs
-        self._thrift = thrift
+        self._memory_budget = memory_budget
 
     def listen(self, revision: Revision | None) -> None:
         """Begin to listen for other machines, where `revision` says; OSError where that can't be."""
@@ -94,7 +94,7 @@ class Acting:
         self._registry.revised(revision.fleet)
         self._leaders.revised(revision.fleet)
         self._configs.revised(revision.fleet)
-        self._thrift.revised(revision)
+        self._memory_budget.revised(revision)
         self._mesh.expect({machine.name: node_endpoint(machine) for machine in revision.fleet.machines})
         self._hearing.forget_removed()
         self._turns.soon()

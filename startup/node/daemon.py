@@ -26,7 +26,6 @@ from startup.node import procinfo
 from startup.node.acting import Acting
 from startup.node.adoption import adopt
 from startup.node.attached import Attached
-from startup.node.bedtime import Bedtime
 from startup.node.chaos import Chaos
 from startup.node.configs import Configs
 from startup.node.control_server import ControlServer
@@ -40,6 +39,8 @@ from startup.node.fence import Fence
 from startup.node.hands import Hands, Running
 from startup.node.hearing import Hearing
 from startup.node.heirs import UP, Heir
+from startup.node.hibernation.memory_budget import MemoryBudget
+from startup.node.hibernation.operations import HibernationOperations
 from startup.node.itself import Itself
 from startup.node.key_words import KeyWords
 from startup.node.keys import NodeKeys
@@ -62,7 +63,6 @@ from startup.node.rotation import Rotation
 from startup.node.senses import Senses
 from startup.node.store import Incarnations, Remembered, Revisions
 from startup.node.table import ClusterTable
-from startup.node.thrift import Thrift
 from startup.node.turns import Turns
 from startup.node.upgrade import Upgrade
 from startup.node.usage import Usage
@@ -170,21 +170,23 @@ class Node:
             self._revisions, self._keys, self.accept, lambda: self.is_ending
         )
         self.turns.on_failure = self._rollbacks.failed
-        self._bedtime = Bedtime(self.turns, self._hands)
+        self._hibernation_operations = HibernationOperations(self.turns, self._hands)
         self._events = NodeEvents(places, self._mesh, self._revisions, self._keys)
         self._senses.on_events = self._events.told
         self._key_words = self._hearing.key_words = KeyWords(self._keys, self._mesh, self._events)
         self._keys.on_change = self._on_keys
         self._itself = Itself(options, self._revisions, self.turns, self._hands, self._zygote, self._events)
         self._itself.trouble = lambda: self._remembered.trouble
-        self._thrift = self._itself.thrift = Thrift(self.turns, self._hands, self._bedtime)
+        self._memory_budget = self._itself.memory_budget = MemoryBudget(
+            self.turns, self._hands, self._hibernation_operations
+        )
         self._views = Views(places.machine, self._itself, self._mesh)
         usage = Usage(places.machine, self._itself, self._mesh)
         self._errors = ErrorDesk(places, partial(self._mesh.ask_others, within_s=OTHERS_S))
         self._rules = ErrorRules(places, self.turns, self._errors)
         self._errors.on_stored = self._rules.stored
         self._hands.bounds.on_refused = self._rules.report
-        self._thrift.on_short = self._rules.warn
+        self._memory_budget.on_short = self._rules.warn
         self._registry = self._hearing.registry = Registry(
             places.machine, self._table, on_sighted=self._hearing.see_others
         )
@@ -216,7 +218,7 @@ class Node:
             registry=self._registry,
             leaders=self._leaders,
             configs=self._configs,
-            thrift=self._thrift,
+            memory_budget=self._memory_budget,
         )
         self._liveness = Liveness(self.turns, lambda spec: probe_of(spec, self.turns.place.host))
         feeds = Feeds(self._table)
@@ -242,7 +244,7 @@ class Node:
                     options, lambda: self._server.listener(), self._hand_on, lambda: self.is_ending
                 ).perform,
                 **self._errors.operations,
-                **self._bedtime.operations,
+                **self._hibernation_operations.operations,
                 **self._key_words.operations,
                 **self._leaders.operations,
                 **self._configs.operations,
@@ -333,7 +335,7 @@ class Node:
         self._liveness.close()
         await self._registry.close(deregister=not is_handed_on)
         await self._leaders.close(lets_go=not is_handed_on)
-        self._thrift.close()
+        self._memory_budget.close()
         await self._configs.close()
         self._chaos.close()
         if not is_handed_on:
@@ -387,7 +389,7 @@ class Node:
 
     def _on_keys(self) -> None:
         self._events.rekeyed()
-        self._bedtime.rekeyed(self._keys.for_new)
+        self._hibernation_operations.rekeyed(self._keys.for_new)
 
     def _tell_others(self, rows: list[AgentRow]) -> None:
         own = [row for row in rows if row.id.machine == self.options.places.machine]
@@ -426,7 +428,7 @@ class Node:
         if removed:
             self._mesh.copies.publish_all()
         self._rules.changed(changed, removed)
-        self._bedtime.changed(changed)
+        self._hibernation_operations.changed(changed)
         self._liveness.changed(changed, removed)
 
     def _remember_all(self) -> None:

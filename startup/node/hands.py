@@ -18,19 +18,19 @@ from agentkit.errors import AgentkitError
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from agentkit.transport.gate import HANDED_OVER, SUCCEEDED
-from startup.node.asleep import told
 from startup.node.bounds import Bounds
 from startup.node.configs import Configs
 from startup.node.doors import Doors
 from startup.node.endgame import Census, Endgame
 from startup.node.exits import Exit
 from startup.node.gates import Gate
+from startup.node.hibernation.health_answers import told
+from startup.node.hibernation.socket_activation import SocketActivation
 from startup.node.lending import Lending
 from startup.node.orders import NOTHING, fork_order, listening_on, machine_of
 from startup.node.paths import Places, own_folder
 from startup.node.probes import log_size
 from startup.node.readiness import Waits
-from startup.node.sleepers import Sleepers
 from startup.node.sockets import AgentSockets
 from startup.node.store import Incarnations
 from startup.node.turns import Turns
@@ -53,7 +53,7 @@ from startup.plan.actions import (
     Terminate,
 )
 from startup.plan.phase import Phase
-from startup.plan.sleep import CONNECTION
+from startup.plan.sleep_record import CONNECTION
 from startup.spec.fleet import AgentSpec, Fleet
 
 log = get_logger("node.hands")
@@ -113,7 +113,7 @@ class Hands:
         self.bounds = Bounds(places)
         self.bounds.on_over = self._is_over_limit
         self._endgame = Endgame(str(places.control), self.bounds)
-        self.sleepers = Sleepers(
+        self.activation = SocketActivation(
             on_knock=self._knocked,
             answer=lambda who, path: told(self._core.processes.get(who), path, places.data(who.instance)),
         )
@@ -135,12 +135,12 @@ class Hands:
             case Release(_, incarnation):
                 self._open_gate(incarnation)
             case OpenListeners(id):
-                self.sleepers.rouse(id)
+                self.activation.release(id)
                 self._hold_ports(id)
             case LieDown(id):
                 self._watch_over(id)
             case CloseListeners(id):
-                self.sleepers.rouse(id)
+                self.activation.release(id)
                 self.sockets.close(id)
                 self._zygote.forget(str(id))
             case Terminate() | Abort() | Kill():
@@ -217,7 +217,7 @@ class Hands:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._waits.close()
-        self.sleepers.close()
+        self.activation.close()
         for running in self.running.values():
             os.close(running.pidfd)
         self.running.clear()
@@ -237,7 +237,7 @@ class Hands:
         return revision.fleet
 
     def _order(self, id: AgentId) -> None:
-        self.sleepers.rouse(id)  # what comes from here on is for the process
+        self.activation.release(id)  # what comes from here on is for the process
         spec = self._core.processes[id].spec
         incarnation = self._incarnations.take()
         key = self._key()
@@ -336,7 +336,7 @@ class Hands:
             return
         if not had_them:
             self._zygote.keep(str(id), fds)
-        self.sleepers.lay(id, fds)
+        self.activation.watch(id, fds)
 
     def _knocked(self, id: AgentId) -> None:
         self._core.wake(id, CONNECTION, self._turns.now_s())

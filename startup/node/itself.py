@@ -13,10 +13,10 @@ from startup.node import vitals
 from startup.node.adoption import Found
 from startup.node.events import NodeEvents
 from startup.node.hands import Hands
+from startup.node.hibernation.memory_budget import MemoryBudget
 from startup.node.notify import NotifyServer
 from startup.node.options import NodeOptions
 from startup.node.store import Revisions
-from startup.node.thrift import Thrift
 from startup.node.turns import Turns
 from startup.node.zygotes import ZygoteKeeper
 from startup.plan.revision import CONTROL_VERSION
@@ -38,7 +38,7 @@ class Itself:
         self.notify: NotifyServer | None = None  #: once it listens
         self.trouble: Callable[[], str] = lambda: ""  #: what is wrong with this node's own folders
         self.found: Found | None = None  #: what this node took over when it started
-        self.thrift: Thrift | None = None  #: set by who wires both
+        self.memory_budget: MemoryBudget | None = None  #: set by who wires both
         self._options = options
         self._revisions = revisions
         self._turns = turns
@@ -78,7 +78,7 @@ class Itself:
             "limits": self._hands.bounds.facts(),
             "trouble": self.trouble() or vitals.no_room(self._options.places.state),
             "found": self.found.to_wire() if self.found else None,
-            "memory_budget": self.thrift.facts() if self.thrift else None,
+            "memory_budget": self.memory_budget.facts() if self.memory_budget else None,
             "notifications_dropped": self.notify.dropped if self.notify else 0,
         }
 

@@ -10,7 +10,7 @@ from agentkit.names import AgentId, Incarnation
 from startup.plan.phase import ALIVE, Health, Phase
 from startup.plan.process import Leaving, Process
 from startup.plan.row import Stamps
-from startup.plan.sleep import Sleep
+from startup.plan.sleep_record import Sleep
 from startup.plan.swap import Role
 from startup.spec.fleet import AgentSpec
 

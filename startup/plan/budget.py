@@ -1,4 +1,5 @@
-"""Who sleeps when the agents of a machine have more memory than they may have together. Pure; startup/node/thrift.py measures and acts.
+"""Who sleeps when the agents of a machine have more memory than they may have together. Pure;
+startup/node/hibernation/memory_budget.py measures and acts.
 
 Agents that nobody has called since the last look, and whose file lets them sleep, go by the memory that their sleep is worth, divided
 by how much they are used: an idle giant before a small one, and before a giant that is called every minute. Whether it really may
@@ -14,7 +15,7 @@ from agentkit.names import AgentId, Incarnation
 from agentkit.settings import Depth
 from startup.plan.phase import Phase
 from startup.plan.process import Leaving, Process
-from startup.plan.sleeping import can_sleep
+from startup.plan.sleep_transitions import can_sleep
 
 #: Above the budget, so much of it is aimed at: who is just below it would be back above it with the next allocation.
 TARGET: Final = 0.9

@@ -7,7 +7,7 @@ from typing import Final
 
 from agentkit.names import AgentId
 from startup.plan import process as proc
-from startup.plan import reconfigure, sleeping, swap
+from startup.plan import reconfigure, sleep_transitions, swap
 from startup.plan.actions import CloseListeners, ProbeExternal
 from startup.plan.blockers import View, blockers, trouble
 from startup.plan.desired import Desired
@@ -169,7 +169,7 @@ class Decisions:
             is_new = p.phase in (Phase.FAILED, Phase.BACKOFF, Phase.COMPLETED) and not proc.runs(p, spec)
             after = replace(p, spec=spec, digest="")
             if p.phase is Phase.HIBERNATED:
-                slots.put(p, sleeping.revised(p, spec, slots.now_s))
+                slots.put(p, sleep_transitions.revised(p, spec, slots.now_s))
             else:
                 slots.put(p, proc.wanted(after, slots.now_s) if is_new else after)
             p = slots.processes[p.id]

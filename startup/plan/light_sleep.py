@@ -1,4 +1,4 @@
-"""What an agent says of its light sleep (agentkit.agent.hibernation), as a row holds it. Pure.
+"""What an agent says of its light sleep (agentkit.agent.hibernation.lifecycle), as a row holds it. Pure.
 
 Keys: `is_asleep`; `since_s`, in seconds since the epoch, None while it is awake; `given_back_mb`, by the last sleep; `wakes`; `wake_s`,
 how long the last one took; `kept_by`: what keeps it from sleeping, or from sleeping deep."""

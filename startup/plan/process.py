@@ -4,7 +4,7 @@
     waiting -> forked -> importing -> starting -> ready          unblocked, then what the process says of itself
     any alive -> stopping -> stopped | waiting | (failure)       told to go, or going by itself
     failure -> waiting (at once) | backoff -> waiting | failed -> waiting (slowly)
-    a task's exit 0 -> completed; an agent's EXIT_ASLEEP -> hibernated -> waiting (sleeping.py)
+    a task's exit 0 -> completed; an agent's EXIT_ASLEEP -> hibernated -> waiting (sleep_transitions.py)
 
 Times are monotonic seconds. Each function asserts nothing about its source phase that a race could break: an event that
 no longer fits (READY from a process that was told to go) leaves the process as it is.
@@ -37,7 +37,7 @@ from startup.plan.actions import (
 )
 from startup.plan.phase import ALIVE, COMING_UP, GOING, Health, Phase
 from startup.plan.row import Stamps
-from startup.plan.sleep import Sleep
+from startup.plan.sleep_record import Sleep
 from startup.plan.words import as_cause, describe_exit, in_words
 from startup.spec.fleet import AgentSpec, AgentTarget
 

@@ -25,7 +25,7 @@ from typing import TypeAlias
 
 from agentkit.names import AgentId, Incarnation
 from startup.plan import process as proc
-from startup.plan import sleeping, swap
+from startup.plan import sleep_transitions, swap
 from startup.plan.actions import Action, Fork
 from startup.plan.blockers import Seen
 from startup.plan.decisions import Decisions
@@ -36,8 +36,8 @@ from startup.plan.process import Leaving, Process
 from startup.plan.revision import Revision
 from startup.plan.rollout import Failure
 from startup.plan.row import AgentRow
-from startup.plan.sleep import DEPENDANT, TIMER
-from startup.plan.sleeping import Refusal, Wish
+from startup.plan.sleep_record import DEPENDANT, TIMER
+from startup.plan.sleep_transitions import Refusal, Wish
 from startup.plan.slots import Slots
 
 #: What may happen to a process: a function of process.py with its facts bound.
@@ -220,7 +220,7 @@ class Reconciler:
         p = self.processes.get(id)
         if p is None or p.incarnation != incarnation:
             return Refusal("this process is not the one that its slot is known by")
-        found = sleeping.asks(p, wish, now_s, wall_s)
+        found = sleep_transitions.asks(p, wish, now_s, wall_s)
         if isinstance(found, Refusal):
             return found
         self._slots.put(p, found)
@@ -232,7 +232,7 @@ class Reconciler:
         p = self.processes.get(id)
         if p is None or p.phase is not Phase.HIBERNATED:
             return False
-        self._slots.put(p, sleeping.woken(p, why, now_s))
+        self._slots.put(p, sleep_transitions.woken(p, why, now_s))
         if p.spec.hibernate.wake_dependencies:
             for dependency in p.spec.dependencies:
                 for below in dependency.agents:
@@ -242,7 +242,7 @@ class Reconciler:
     def lie_down(self, p: Process, now_s: float, wall_s: float) -> None:
         """A slot that slept when an earlier node ended."""
         self._slots.now_s = now_s
-        self._slots.put(None, sleeping.found_again(p, now_s, wall_s))
+        self._slots.put(None, sleep_transitions.found_again(p, now_s, wall_s))
 
     # -- decisions
 

@@ -71,7 +71,7 @@ class AgentRow:
     errors: int = 0
     state: Mapping[str, Any] = field(
         default_factory=dict
-    )  #: how what it remembers is kept (agentkit.agent.keeper), if anything
+    )  #: how what it remembers is kept (agentkit.agent.state_keeper), if anything
     memory_mb: float | None = None  #: PSS; filled in by `status`, not replicated
     log: str = ""  #: path on its machine
     version: int = 0  #: grows with every change of the row on its own node; replication keeps the highest

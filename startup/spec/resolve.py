@@ -50,7 +50,7 @@ from startup.spec.verdict import SKIPPABLE, Order, Verdict
 KEYS_MODULE: Final = "agentkit.transport.door"
 
 #: What agents with a State import: 12 ms and 1.2 MB for each; and those whose state is in Redis: 90 ms.
-STATE_MODULES: Final = ("agentkit.agent.keeper", "agentkit.state.sqlite")
+STATE_MODULES: Final = ("agentkit.agent.state_keeper", "agentkit.state.sqlite")
 REDIS_MODULE: Final = "agentkit.state.redis"
 
 

@@ -22,7 +22,7 @@ import pytest
 import zmq
 
 from agentkit import Client
-from agentkit.agent.wakers import NodeWakes, SystemdWakes, waker_of
+from agentkit.agent.hibernation.activators import NodeActivator, SystemdActivator, activator_of
 from agentkit.client import BlockingClient
 from agentkit.directory.mesh import MeshDirectory
 from agentkit.directory.static import StaticDirectory
@@ -229,14 +229,14 @@ def settings(**environ: str) -> AgentSettings:
 
 async def test_who_wakes_it_is_who_holds_its_inbox() -> None:
     alone = StaticDirectory()
-    assert isinstance(waker_of(settings(), alone, {"inbox-local", "http"}), SystemdWakes)
-    assert isinstance(waker_of(settings(), alone, {"inbox"}), SystemdWakes)
-    assert waker_of(settings(), alone, {"http"}) is None
-    assert waker_of(settings(), alone, ()) is None
-    assert waker_of(settings(AGENTKIT_NODE="/run/node"), alone, {"inbox"}) is None
+    assert isinstance(activator_of(settings(), alone, {"inbox-local", "http"}), SystemdActivator)
+    assert isinstance(activator_of(settings(), alone, {"inbox"}), SystemdActivator)
+    assert activator_of(settings(), alone, {"http"}) is None
+    assert activator_of(settings(), alone, ()) is None
+    assert activator_of(settings(AGENTKIT_NODE="/run/node"), alone, {"inbox"}) is None
     node = MeshDirectory("/run/node", here="m")
     try:
-        assert isinstance(waker_of(settings(AGENTKIT_NODE="/run/node"), node, {"inbox"}), NodeWakes)
+        assert isinstance(activator_of(settings(AGENTKIT_NODE="/run/node"), node, {"inbox"}), NodeActivator)
     finally:
         await node.close()
 

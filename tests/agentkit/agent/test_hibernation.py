@@ -26,7 +26,7 @@ from agentkit import (
     rpc,
     subscribe,
 )
-from agentkit.agent.hibernation import Hibernation
+from agentkit.agent.hibernation.lifecycle import Hibernation
 from agentkit.settings import HibernateSettings
 from agentkit.testing import Running, running
 from agentkit.transport.context import context
@@ -125,7 +125,7 @@ async def test_a_hundred_callers_wake_it_once_and_all_are_answered() -> None:
         await sleeper.fall_asleep()
         sleeper.agent.let_go.clear()
         calls = [asyncio.ensure_future(sleeper.call("total")) for _ in range(100)]
-        await eventually(lambda: hibernation(sleeper.agent)._body.signs(0).serving == 100)
+        await eventually(lambda: hibernation(sleeper.agent)._suspension.signs(0).serving == 100)
         sleeper.agent.let_go.set()
         assert await asyncio.gather(*calls) == [6] * 100
         assert sleeper.agent.diary == ["falls asleep", "wakes"]
@@ -148,7 +148,7 @@ async def test_a_call_that_comes_while_it_falls_asleep_waits_and_is_answered() -
         falling = asyncio.ensure_future(hibernation(sleeper.agent).sleep_now())
         await eventually(lambda: sleeper.agent.diary == ["falls asleep"])
         call = asyncio.ensure_future(sleeper.call("total"))
-        await eventually(lambda: hibernation(sleeper.agent)._body.signs(0).serving == 1)
+        await eventually(lambda: hibernation(sleeper.agent)._suspension.signs(0).serving == 1)
         sleeper.agent.let_sleep.set()
         assert await call == 6
         assert await falling == "it was needed again before it slept"
@@ -288,7 +288,7 @@ async def test_blocks_and_stay_awake_keep_it_awake_and_wake_it() -> None:
         assert await asyncio.to_thread(agent.train_in_a_thread) is None
         await sleeper.fall_asleep()
         agent.stay_awake(6000)
-        await eventually(lambda: agent.asleep is None and hibernation(agent)._body.wakefulness.is_awake)
+        await eventually(lambda: agent.asleep is None and hibernation(agent)._suspension.wake_locks.is_awake)
         assert (await hibernation(agent).sleep_now()).startswith("stays awake for another ")
         assert agent.diary == ["falls asleep", "wakes"] * 3
 
@@ -307,8 +307,8 @@ async def test_a_block_that_could_not_wake_it_does_not_begin() -> None:
 
 
 async def test_what_it_does_by_itself_does_not_keep_it_awake_and_is_slowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentkit.agent.pace.SLOWED", 1_000_000)
-    monkeypatch.setattr("agentkit.agent.pace.SLOWEST_S", 3600.0)
+    monkeypatch.setattr("agentkit.agent.hibernation.timer_throttle.SLOWED", 1_000_000)
+    monkeypatch.setattr("agentkit.agent.hibernation.timer_throttle.SLOWEST_S", 3600.0)
 
     class Busy(Sleeper):
         usual = 0
@@ -488,7 +488,7 @@ async def test_deep_sleep_comes_after_light_and_is_broken_off_by_a_call() -> Non
 
 
 async def test_deep_sleep_that_can_not_be_stays_light_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentkit.agent.deepening.AGAIN_S", (0.01, 0.02))
+    monkeypatch.setattr("agentkit.agent.hibernation.deep_sleep_retries.AGAIN_S", (0.01, 0.02))
     async with running(Sleeper) as sleeper:
         told = await deepening(sleeper, False, False, True)
         hibernation(sleeper.agent).why_light = ""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentkit import AgentConfig, BaseAgent, ConfigError, NotRunning, StartupError, every, health_check, rpc
-from agentkit.agent.pace import Pace
+from agentkit.agent.hibernation.timer_throttle import TimerThrottle
 from agentkit.clock import now_s
 from agentkit.health.checks import CheckPolicy
 from agentkit.settings import SecretSource
@@ -290,7 +290,7 @@ def multiple(at_s: float, period_s: float) -> int:
 
 
 async def test_a_multiple_of_the_clock_is_slept_for_once() -> None:
-    period_s, pace = 0.02, Pace()
+    period_s, pace = 0.02, TimerThrottle()
     multiples = []
     for _ in range(40):
         await pace.until_aligned(period_s)

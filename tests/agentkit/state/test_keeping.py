@@ -13,9 +13,9 @@ import pytest
 from pydantic import BaseModel, Field, ValidationError
 
 from agentkit import AgentState, BaseAgent, ConfigError, StartupError, StateFenced, StateNotSaved, rpc
-from agentkit.agent import keeper
-from agentkit.agent.keeper import Keeper
+from agentkit.agent import state_keeper
 from agentkit.agent.selfreport import SelfReports
+from agentkit.agent.state_keeper import StateKeeper
 from agentkit.errorbus import ErrorBus
 from agentkit.errors import StateUnreachable
 from agentkit.names import Incarnation
@@ -172,7 +172,7 @@ async def test_what_changes_is_saved_by_itself() -> None:
 
 
 async def test_a_save_that_fails_is_reported_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "RETRY_S", 0.05)
+    monkeypatch.setattr(state_keeper, "RETRY_S", 0.05)
     store = Holding()
     async with running(Counter, state=store, state_every_s=0.05) as counter:
         store.why = StateNotSaved("the disk is full")
@@ -251,12 +251,12 @@ class Remembering:
 
 
 @pytest.fixture
-async def beside() -> AsyncIterator[tuple[Keeper, Remembering, Holding]]:
+async def beside() -> AsyncIterator[tuple[StateKeeper, Remembering, Holding]]:
     """The keeper of incarnation 2, which has restored what incarnation 1, which serves beside it, had saved."""
     agent, store = Remembering(), Holding()
     store.claim(Incarnation(1))
     store.save(Snapshot.of(1, 1, 1, 1.0, b'{"count":1}'))
-    made = Keeper(
+    made = StateKeeper(
         agent, store, incarnation=Incarnation(2), every_s=0, reports=SelfReports(ErrorBus(), retries=3)
     )  # fmt: skip
     await made.restore(is_alone=False)
@@ -264,7 +264,7 @@ async def beside() -> AsyncIterator[tuple[Keeper, Remembering, Holding]]:
     await made.close()
 
 
-Beside = tuple[Keeper, Remembering, Holding]
+Beside = tuple[StateKeeper, Remembering, Holding]
 
 
 async def test_while_a_predecessor_is_there_it_saves_and_nobody_else(beside: Beside) -> None:
@@ -329,7 +329,7 @@ async def test_an_agent_does_not_begin_empty_when_everything_is_damaged(tmp_path
 
 
 async def test_a_store_that_is_away_is_waited_for_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "_LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(state_keeper, "_LOOK_AGAIN_S", 0.01)
     store = Holding()
     store.why = StateUnreachable("away")
     async with asyncio.TaskGroup() as tasks:
@@ -341,7 +341,7 @@ async def test_a_store_that_is_away_is_waited_for_a_little(monkeypatch: pytest.M
         tasks.create_task(heal())
         async with running(Counter, state=store) as counter:
             assert await counter.peer.add() == 1
-    monkeypatch.setattr(keeper, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(state_keeper, "PATIENCE_S", 0.0)
     store.why = StateUnreachable("away for good")
     with pytest.raises(StartupError, match="the state can't be restored: away for good"):
         async with running(Counter, state=store):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentkit import AgentState, BaseAgent, ConfigError, StartupError, rpc
-from agentkit.agent import keeper, stateful
+from agentkit.agent import state_choice, state_keeper
 from agentkit.errors import StateDamaged, StateFenced, StateNotSaved, StateUnreachable
 from agentkit.names import AgentId, AgentName, Incarnation, MachineName
 from agentkit.settings import AgentSettings
@@ -139,8 +139,8 @@ def test_a_full_redis_says_so_and_keeps_what_it_has(server: RedisServer) -> None
 async def test_an_agent_whose_redis_is_away_reports_it_and_saves_when_it_is_back(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper, "RETRY_S", 0.05)
-    monkeypatch.setattr(keeper, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(state_keeper, "RETRY_S", 0.05)
+    monkeypatch.setattr(state_keeper, "PATIENCE_S", 0.0)
     store, seen = kept_in(server), kept_in(server)  # one thread at a time: the agent's has the first
     async with running(Counter, state=store, state_every_s=0.05) as counter:
         server.stop()
@@ -162,6 +162,6 @@ def test_settings_choose_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
         "AGENT_NAME": "A", "AGENT_MACHINE": "m", "AGENTKIT_STATE_STORE": "redis", "AGENTKIT_STATE_URL": url,
     }  # fmt: skip
     settings = AgentSettings.from_environment(environment, default_name="A")
-    assert stateful._store_of(settings).where == f"{url} agent:m/A:state"
+    assert state_choice._store_of(settings).where == f"{url} agent:m/A:state"
     with pytest.raises(ConfigError, match="the address of a Redis"):
-        stateful._store_of(AgentSettings.from_environment({"AGENTKIT_STATE_STORE": "redis"}, default_name="A"))
+        state_choice._store_of(AgentSettings.from_environment({"AGENTKIT_STATE_STORE": "redis"}, default_name="A"))

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from startup.node.asleep import COUNTERS_FILE, MAX_COUNTERS_BYTES, told
+from startup.node.hibernation.health_answers import COUNTERS_FILE, MAX_COUNTERS_BYTES, told
+from startup.node.hibernation.health_server import MAX_CONNECTIONS, MAX_REQUEST_BYTES, Answer
+from startup.node.hibernation.socket_activation import SocketActivation
 from startup.node.listeners import open_listener
-from startup.node.night_desk import MAX_CONNECTIONS, MAX_REQUEST_BYTES, Answer
-from startup.node.sleepers import Sleepers
 from startup.plan import process as proc
-from startup.plan import sleeping
-from startup.plan.sleeping import Wish
+from startup.plan import sleep_transitions
+from startup.plan.sleep_transitions import Wish
 from tests.startup.plan.builders import aid
 from tests.startup.plan.test_process import running
 
@@ -30,8 +30,8 @@ class Bed:
         self.inbox = stack.enter_context(open_listener("127.0.0.1", 0))
         self.http = stack.enter_context(open_listener("127.0.0.1", 0))
         self.knocks: list[str] = []
-        self.sleepers = Sleepers(on_knock=lambda who: self.knocks.append(str(who)), answer=self.answer)
-        stack.callback(self.sleepers.close)
+        self.activation = SocketActivation(on_knock=lambda who: self.knocks.append(str(who)), answer=self.answer)
+        stack.callback(self.activation.close)
 
     @property
     def fds(self) -> dict[str, int]:
@@ -64,14 +64,14 @@ async def knocked(bed: Bed, times: int) -> None:
 
 
 async def test_a_knock_is_told_once_stays_in_the_queue_and_is_seen_again_by_who_watches_next(bed: Bed) -> None:
-    bed.sleepers.lay(A, bed.fds)
+    bed.activation.watch(A, bed.fds)
     first = socket.create_connection(bed.inbox.getsockname())
     second = socket.create_connection(bed.inbox.getsockname())
     await knocked(bed, 1)
     await asyncio.sleep(0.02)
     assert bed.knocks == ["m/A"]
-    bed.sleepers.rouse(A)
-    bed.sleepers.lay(A, bed.fds)  # nobody has taken them: the next to watch sees them at once
+    bed.activation.release(A)
+    bed.activation.watch(A, bed.fds)  # nobody has taken them: the next to watch sees them at once
     await knocked(bed, 2)
     for sock in (first, second):
         accepted, _ = bed.inbox.accept()
@@ -80,11 +80,11 @@ async def test_a_knock_is_told_once_stays_in_the_queue_and_is_seen_again_by_who_
 
 
 async def test_what_is_roused_is_neither_watched_nor_answered_and_that_may_be_said_twice(bed: Bed) -> None:
-    bed.sleepers.lay(A, bed.fds)
-    assert A in bed.sleepers
-    bed.sleepers.rouse(A)
-    bed.sleepers.rouse(A)
-    assert A not in bed.sleepers
+    bed.activation.watch(A, bed.fds)
+    assert A in bed.activation
+    bed.activation.release(A)
+    bed.activation.release(A)
+    assert A not in bed.activation
     with socket.create_connection(bed.inbox.getsockname()), socket.create_connection(bed.http.getsockname()) as sock:
         sock.sendall(b"GET /live HTTP/1.1\r\n\r\n")
         await asyncio.sleep(0.02)
@@ -107,7 +107,7 @@ async def test_what_is_roused_is_neither_watched_nor_answered_and_that_may_be_sa
 async def test_health_is_answered_once_and_the_connection_closed(
     bed: Bed, request_: bytes, status: bytes, body: bytes
 ) -> None:
-    bed.sleepers.lay(A, bed.fds)
+    bed.activation.watch(A, bed.fds)
     head, _, found = (await bed.ask(request_)).partition(b"\r\n\r\n")
     assert status in head.split(b"\r\n")[0]
     assert b"connection: close" in head
@@ -116,7 +116,7 @@ async def test_health_is_answered_once_and_the_connection_closed(
 
 
 async def test_requests_without_end_and_connections_without_number_are_bounded(bed: Bed) -> None:
-    bed.sleepers.lay(A, bed.fds)
+    bed.activation.watch(A, bed.fds)
     assert await bed.ask(b"GET /" + b"x" * (MAX_REQUEST_BYTES + 1)) == b""
     waiting = [await asyncio.open_connection(*bed.http.getsockname()) for _ in range(MAX_CONNECTIONS + 5)]
     async with asyncio.timeout(30):
@@ -127,7 +127,7 @@ async def test_requests_without_end_and_connections_without_number_are_bounded(b
 
 
 def test_what_an_agent_left_is_shown_and_nothing_that_it_only_points_at(tmp_path: Path) -> None:
-    asleep = sleeping.asks(proc.ready(running(), 1.0), Wish(memory_mb=8.0), 2.0, 3.0)
+    asleep = sleep_transitions.asks(proc.ready(running(), 1.0), Wish(memory_mb=8.0), 2.0, 3.0)
     assert isinstance(asleep, proc.Process)
     left = tmp_path / COUNTERS_FILE
     left.write_bytes(b"agent_requests_total 3\n")

@@ -12,7 +12,7 @@ from agentkit.names import Incarnation
 from agentkit.settings import AgentSettings
 
 if TYPE_CHECKING:
-    from agentkit.agent.keeper import Keeper
+    from agentkit.agent.state_keeper import StateKeeper
     from agentkit.state.store import Store
 
 
@@ -22,16 +22,16 @@ def keeper_of(
     reports: SelfReports,
     tell: Callable[[dict[str, Any]], None],
     store: Store | None,
-) -> Keeper | None:
+) -> StateKeeper | None:
     """None: the agent has no State. `store`: another one than the settings say."""
     if not agent.keeps_state:
         return None
-    from agentkit.agent.keeper import Keeper
+    from agentkit.agent.state_keeper import StateKeeper
 
     is_shared = settings.state_store == "redis"
     # Nobody counts incarnations of what is started by hand; where no file can be locked, whoever was started last has the state
     by_hand = Incarnation(int(wall_s() * 1000) if is_shared else 0)
-    return Keeper(
+    return StateKeeper(
         agent,
         store or _store_of(settings),
         incarnation=settings.incarnation or by_hand,

@@ -13,8 +13,8 @@ from typing import Any, Final
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from startup.node import rlimits
-from startup.node.bedtime import Bedtime
 from startup.node.hands import Hands
+from startup.node.hibernation.operations import HibernationOperations
 from startup.node.turns import Turns
 from startup.plan import budget
 from startup.plan.budget import Candidate, Use
@@ -30,16 +30,16 @@ HELPLESS_LOOKS: Final = 2
 _MIB: Final = 2**20
 
 
-class Thrift:
+class MemoryBudget:
     """One for a node, on its loop."""
 
-    def __init__(self, turns: Turns, hands: Hands, bedtime: Bedtime) -> None:
+    def __init__(self, turns: Turns, hands: Hands, operations: HibernationOperations) -> None:
         #: Told of the agent that has the most memory and stays awake, once each time the budget can't be kept to.
         self.on_short: Callable[[AgentId, Incarnation, str], None] = lambda *_: None
         self._turns = turns
         self._core = turns.core
         self._hands = hands
-        self._bedtime = bedtime
+        self._operations = operations
         self._loop = asyncio.get_running_loop()
         self._budget_bytes: int | None = None
         self._used_bytes: int | None = None  #: at the last look
@@ -140,7 +140,7 @@ class Thrift:
         return chosen
 
     async def _send(self, chosen: list[Candidate]) -> None:
-        answers = await self._bedtime.send({it.id: it.depth for it in chosen})
+        answers = await self._operations.send({it.id: it.depth for it in chosen})
         now_s = self._turns.now_s()
         for it in chosen:
             why = answers[it.id]

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from agentkit.agent.pace import SLOWEST_S, Pace, slowed_s
+from agentkit.agent.hibernation.timer_throttle import SLOWEST_S, TimerThrottle, slowed_s
 from agentkit.clock import now_s
 
 
@@ -16,14 +16,14 @@ from agentkit.clock import now_s
 )
 def test_what_recurs_is_slowed_tenfold_but_comes_once_a_minute_at_least(interval_s: float, asleep_s: float) -> None:
     assert slowed_s(interval_s) == pytest.approx(asleep_s)
-    pace = Pace()
+    pace = TimerThrottle()
     assert pace.interval_s(interval_s) == interval_s
     pace.change(is_slow=True)
     assert pace.interval_s(interval_s) == slowed_s(interval_s)
 
 
 async def test_who_waits_slowly_goes_on_at_its_own_pace_when_the_agent_wakes() -> None:
-    pace = Pace()
+    pace = TimerThrottle()
     pace.change(is_slow=True)
     due: list[float] = []
     waits = (pace.until(now_s(), 1.0), pace.until_aligned(0.05, asleep_s=1e9, due=due.append))
@@ -39,7 +39,7 @@ async def test_who_waits_slowly_goes_on_at_its_own_pace_when_the_agent_wakes() -
 
 
 async def test_who_waits_is_slowed_when_the_agent_falls_asleep() -> None:
-    pace = Pace()
+    pace = TimerThrottle()
     waiting = asyncio.ensure_future(pace.until(now_s(), 0.05))
     await asyncio.sleep(0)
     pace.change(is_slow=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-from agentkit.agent.pace import aligned_sleep
+from agentkit.agent.hibernation.timer_throttle import aligned_sleep
 from agentkit.agent.selfreport import SelfReports
 from agentkit.clock import now_s, wall_s
 from agentkit.errors import StartupError, StateDamaged, StateError, StateFenced, StateNotSaved, StateUnreachable
@@ -31,7 +31,7 @@ PATIENCE_S: Final = 10.0
 _LOOK_AGAIN_S: Final = 0.5
 
 
-class Keeper:
+class StateKeeper:
     """Belongs to the running loop. `restore` first; `close` last."""
 
     def __init__(

@@ -35,7 +35,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class NightDesk:
+class HealthServer:
     """Belongs to the running loop."""
 
     def __init__(self, answer: Callable[[AgentId, str], Answer]) -> None:
@@ -98,8 +98,8 @@ class NightDesk:
 class _Visit(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, desk: NightDesk, id: AgentId) -> None:
-        self._desk, self._id = desk, id
+    def __init__(self, server: HealthServer, id: AgentId) -> None:
+        self._server, self._id = server, id
         self._data = b""
         self._is_answered = False
         self._transport: asyncio.Transport | None = None
@@ -108,7 +108,7 @@ class _Visit(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's classes are its own
         self._deadline = asyncio.get_running_loop().call_later(CONNECTION_S, self.abort)
-        self._desk.came(self)
+        self._server.came(self)
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
@@ -117,7 +117,7 @@ class _Visit(asyncio.Protocol):
         self._data += data
         if b"\r\n\r\n" in self._data:
             self._is_answered = True
-            self._transport.write(self._desk.reply(self._id, self._data))
+            self._transport.write(self._server.reply(self._id, self._data))
             self._transport.close()
         elif len(self._data) > MAX_REQUEST_BYTES:
             self.abort()
@@ -125,7 +125,7 @@ class _Visit(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        self._desk.went(self)
+        self._server.went(self)
 
     def abort(self) -> None:
         if self._transport is not None:

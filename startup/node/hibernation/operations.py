@@ -23,15 +23,15 @@ from startup.node.hands import Hands
 from startup.node.turns import Turns
 from startup.plan.phase import Phase
 from startup.plan.process import Process, ordered
-from startup.plan.sleep import OPERATOR
-from startup.plan.sleeping import Wish, can_sleep, stays_awake
+from startup.plan.sleep_record import OPERATOR
+from startup.plan.sleep_transitions import Wish, can_sleep, stays_awake
 
 #: How long an operator waits to hear whether an agent sleeps, in seconds: what runs in it may be finished first.
 ANSWER_S: Final = 30.0
 MAX_TEXT: Final = 500
 
 
-class Bedtime:
+class HibernationOperations:
     """Belongs to the running loop. `changed` with every turn that changed something."""
 
     def __init__(self, turns: Turns, hands: Hands) -> None:

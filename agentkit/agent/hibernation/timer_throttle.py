@@ -19,7 +19,7 @@ def slowed_s(interval_s: float) -> float:
     return max(interval_s, min(interval_s * SLOWED, SLOWEST_S))
 
 
-class Pace:
+class TimerThrottle:
     """Of one agent; belongs to its loop."""
 
     def __init__(self) -> None:
@@ -79,4 +79,4 @@ class Pace:
 
 async def aligned_sleep(period_s: float) -> None:
     """Until the machine's clock shows the next multiple of `period_s`, asleep or awake."""
-    await Pace().until_aligned(period_s)
+    await TimerThrottle().until_aligned(period_s)

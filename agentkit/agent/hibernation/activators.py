@@ -24,7 +24,7 @@ class NotAllowed(StaysAwake):
     """Who would wake it says so."""
 
 
-class Waker(Protocol):
+class Activator(Protocol):
     """Starts the agent again when somebody connects to its inbox."""
 
     exit_code: int  #: of a process that sleeps
@@ -39,7 +39,7 @@ class Waker(Protocol):
         ...
 
 
-class NodeWakes:
+class NodeActivator:
     """The agent's node, which is asked."""
 
     exit_code: int = EXIT_ASLEEP
@@ -59,7 +59,7 @@ class NodeWakes:
             await self._node.ask("awake", **self._sender, why=why)
 
 
-class SystemdWakes:
+class SystemdActivator:
     """systemd, by the .socket unit that the listeners came from. Exit code 0: anything else is a failure to it, and `Restart=on-failure`
     would start the agent at once."""
 
@@ -77,10 +77,10 @@ class SystemdWakes:
 _INBOXES: Final = frozenset({INBOX, INBOX_LOCAL})
 
 
-def waker_of(settings: AgentSettings, directory: Directory, handed_down: Iterable[str]) -> Waker | None:
+def activator_of(settings: AgentSettings, directory: Directory, handed_down: Iterable[str]) -> Activator | None:
     """Who wakes this agent; None: nobody. `handed_down`: names of the listeners that a service manager has given it."""
     if isinstance(directory, MeshDirectory):
-        return NodeWakes(directory, settings.sender)
+        return NodeActivator(directory, settings.sender)
     if settings.node_socket is None and not _INBOXES.isdisjoint(handed_down):
-        return SystemdWakes()
+        return SystemdActivator()
     return None

@@ -1,5 +1,5 @@
-"""How an agent goes to sleep for good: nothing of its process is left, and who holds its sockets (wakers.py: its node, or systemd) starts
-it again when somebody calls.
+"""How an agent goes to sleep for good: nothing of its process is left, and who holds its sockets (activators.py: its node, or
+systemd) starts it again when somebody calls.
 
 The order keeps every call (protocol.md, "Draining"):
 1. Nothing runs, no plain client is connected, the state is saved, and who keeps the sockets agrees. Else it stays awake.
@@ -18,8 +18,8 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from agentkit.agent import left_behind
-from agentkit.agent.wakers import NotAllowed, StaysAwake, waker_of
+from agentkit.agent.hibernation import checkpoint
+from agentkit.agent.hibernation.activators import NotAllowed, StaysAwake, activator_of
 from agentkit.directory.mesh import MeshDirectory
 from agentkit.errors import AgentkitError, CallError
 from agentkit.observe.log import get_logger
@@ -45,11 +45,11 @@ _FAMILY: Final = re.compile(rb"^# TYPE (\S+) (\S+)")
 
 
 class DeepSleep:
-    """Of one agent that sleeps lightly: what hibernation.py calls to make it deep."""
+    """Of one agent that sleeps lightly: what lifecycle.py calls to make it deep."""
 
     def __init__(self, runtime: AgentRuntime) -> None:
         self._runtime = runtime
-        self._waker = waker_of(runtime.settings, runtime._directory, runtime.handed_down)
+        self._activator = activator_of(runtime.settings, runtime._directory, runtime.handed_down)
         self._is_asked = False  #: an operator wants it now
         self._said = ""  #: why it could not, as logged last
 
@@ -73,29 +73,29 @@ class DeepSleep:
             why = await runtime.hibernation.sleep_now(depth)
         finally:
             self._is_asked = False
-        if not runtime.lying_down.is_asleep and isinstance(runtime._directory, MeshDirectory):
+        if not runtime.deep_sleep.is_asleep and isinstance(runtime._directory, MeshDirectory):
             with contextlib.suppress(CallError):
                 await runtime._directory.ask("awake" if why else "asleep", **runtime.settings.sender, why=why)
 
     async def _fall_asleep(self) -> None:
-        waker = self._waker
-        if waker is None:
+        activator = self._activator
+        if activator is None:
             raise StaysAwake("neither a node nor systemd holds its sockets, so nobody would wake it")
         self._check_quiet()
         await self._check_strangers()
         await self._save()
         self._check_quiet()
         try:
-            await waker.allow(self._wish())
+            await activator.allow(self._wish())
             self._check_quiet()
             await self._let_go()
-            self._leave_behind(with_counters=waker.shows_counters)
+            self._leave_behind(with_counters=activator.shows_counters)
         except NotAllowed:
             raise
         except BaseException as exc:
-            await waker.stays(str(exc) if isinstance(exc, StaysAwake) else "it is needed")
+            await activator.stays(str(exc) if isinstance(exc, StaysAwake) else "it is needed")
             raise
-        self._runtime.lying_down.done(waker.exit_code)
+        self._runtime.deep_sleep.done(activator.exit_code)
 
     # -- before anybody is told
 
@@ -108,7 +108,7 @@ class DeepSleep:
             raise StaysAwake(why)
         if names := runtime.leading.names:
             raise StaysAwake(f"it leads, or stands for, {', '.join(names)}")
-        if (left_s := runtime.lying_down.promised_s()) > 0:
+        if (left_s := runtime.deep_sleep.promised_s()) > 0:
             raise StaysAwake(f"answers to idempotency keys are promised for another {left_s:.0f} s")
         if runtime.events.topics and runtime.settings.hibernate.events == "wake":
             raise StaysAwake(
@@ -133,7 +133,7 @@ class DeepSleep:
         return {
             "calls": runtime.metrics_book.requests,
             "memory_mb": round(runtime.showing.report().memory_mb, 2),
-            "wake_in_s": runtime.lying_down.due_in_s(),
+            "wake_in_s": runtime.deep_sleep.due_in_s(),
             "asked": self._is_asked,
         }
 
@@ -192,7 +192,7 @@ class DeepSleep:
         try:
             if with_counters:
                 (folder / COUNTERS_FILE).write_bytes(counters_of(runtime.showing.metrics()))
-            left_behind.write(folder, runtime._single.last_s, runtime.events.streams())
+            checkpoint.write(folder, runtime._single.last_s, runtime.events.streams())
         except OSError as exc:
             raise StaysAwake(f"{folder} can't be written to: {exc.strerror}") from exc
 

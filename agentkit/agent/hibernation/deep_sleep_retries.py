@@ -17,7 +17,7 @@ AGAIN_S: Final = (1.0, 600.0)
 Deepen = Callable[[], Awaitable[bool]]
 
 
-class Deepening:
+class DeepSleepRetries:
     """One light sleep's way into deep sleep. Belongs to the running loop."""
 
     def __init__(

@@ -6,7 +6,7 @@
 
 Light sleep gives memory back and keeps the process and its sockets. From the moment in which it is decided until `on_wake` has returned,
 calls and events wait, in their own deadlines; the decision and the waiting begin in one turn of the loop, so no call slips through.
-When is idleness.py's, what is given back body.py's, what authors say awake.py's."""
+When is idle_policy.py's, what is given back suspension.py's, what authors say wake_locks.py's."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
-from agentkit.agent import idleness
-from agentkit.agent.awake import AwakeBlock
-from agentkit.agent.body import Body
-from agentkit.agent.deepening import Deepen, Deepening
-from agentkit.agent.idleness import Patience
+from agentkit.agent.hibernation import idle_policy
+from agentkit.agent.hibernation.deep_sleep_retries import Deepen, DeepSleepRetries
+from agentkit.agent.hibernation.idle_policy import IdleBackoff
+from agentkit.agent.hibernation.suspension import Suspension
+from agentkit.agent.hibernation.wake_locks import WakeLock
 from agentkit.clock import now_s, wall_s
 from agentkit.errors import AgentkitError, CallCancelled, CallError, Draining, InternalError
 from agentkit.observe.log import get_logger
@@ -41,13 +41,13 @@ class Hooks(Protocol):
 
 
 class Hibernation:
-    """Of one running agent; belongs to its loop but for `note`, `wait` and what awake.py has."""
+    """Of one running agent; belongs to its loop but for `note`, `wait` and what wake_locks.py has."""
 
     def __init__(
         self,
         agent: Hooks,
         settings: HibernateSettings,
-        body: Body,
+        suspension: Suspension,
         *,
         on_failed: Callable[[str, BaseException], None] = lambda *_: None,
         tell: Callable[[Mapping[str, Any]], None] = lambda _: None,
@@ -70,17 +70,17 @@ class Hibernation:
         self.wake_s: float | None = None  #: how long the last wake took
         self.given_back_mb = 0.0  #: by the last sleep: proportional memory before and after it
         self.since_s: float | None = None  #: asleep since, in seconds since the epoch
-        self._agent, self._settings, self._body = agent, settings, body
+        self._agent, self._settings, self._suspension = agent, settings, suspension
         self._on_failed, self._tell = on_failed, tell
         self._loop = asyncio.get_running_loop()
-        self._patience = Patience(settings.after_s)
+        self._backoff = IdleBackoff(settings.after_s)
         self._noted_s = now_s()  #: the last activity that leaves no trace elsewhere
         self._fell_s = 0.0
         self._why_awake = ""
         self._timer: asyncio.TimerHandle | None = None
         self._falling: asyncio.Task[None] | None = None
         self._waking: asyncio.Task[None] | None = None
-        self._deepening: Deepening | None = None
+        self._retries: DeepSleepRetries | None = None
         self._is_closed = False
         self._has_failed = False  #: `on_hibernate` did: who knows what it released, so the sleep stays light
 
@@ -90,7 +90,7 @@ class Hibernation:
         """The agent is ready: it is idle from now on."""
         self._noted_s = now_s()
         if self._settings.depth != "never":
-            self._look_again(self._noted_s + self._patience.after_s)
+            self._look_again(self._noted_s + self._backoff.after_s)
 
     def close(self) -> None:
         """The agent stops: it does not fall asleep any more. Who waits until it is awake still gets there."""
@@ -100,8 +100,8 @@ class Hibernation:
 
     async def finish(self, limit_s: float) -> None:
         """Nobody needs it any more; hooks that run may end, for so long."""
-        if self._deepening is not None:
-            await self._deepening.end()
+        if self._retries is not None:
+            await self._retries.end()
         tasks = [task for task in (self._falling, self._waking) if task is not None and not task.done()]
         if not tasks:
             return
@@ -118,21 +118,19 @@ class Hibernation:
 
         Returns why it does not: the work that it is in the middle of; "" when it sleeps. Returns when it is as asleep as it will be."""
         depth = depth or ("deep" if self._settings.depth == "deep" else "light")
-        if self._body.wakefulness.is_awake:
+        if self._suspension.wake_locks.is_awake:
             if why := self._fall(depth):
                 return why
         elif depth == "deep" and self.asleep is not None and self._waking is None:
-            if (
-                self._deepening is not None and self._deepening.has_failed
-            ):  # what came of an earlier attempt does not count
-                await self._deepening.end()
-                self._deepening = None
+            if self._retries is not None and self._retries.has_failed:  # what came of an earlier attempt does not count
+                await self._retries.end()
+                self._retries = None
             self._go_deep()
         if self._falling is not None:
             await asyncio.wait({self._falling})
         if self.asleep is None:
             return "it was needed again before it slept"
-        if depth == "deep" and not (self._deepening is not None and await self._deepening.first()):
+        if depth == "deep" and not (self._retries is not None and await self._retries.first()):
             return f"it sleeps lightly: {self.why_light or 'it can not sleep deep'}"
         return ""
 
@@ -142,13 +140,13 @@ class Hibernation:
 
     def _look(self) -> None:
         self._timer = None
-        if not self._body.wakefulness.is_awake:
+        if not self._suspension.wake_locks.is_awake:
             return
         now = now_s()
-        verdict = idleness.decide(self._body.signs(self._noted_s), self._patience.after_s, now)
+        verdict = idle_policy.decide(self._suspension.signs(self._noted_s), self._backoff.after_s, now)
         if verdict.may_sleep and not self._fall("deep" if self._settings.depth == "deep" else "light"):
             return
-        self._look_again(verdict.look_again_s or now + self._patience.after_s)
+        self._look_again(verdict.look_again_s or now + self._backoff.after_s)
         self._say_why_awake(verdict.why)
 
     def _fall(self, depth: Depth) -> str:
@@ -156,16 +154,16 @@ class Hibernation:
         if self._is_closed:
             return "it stops"
         now = now_s()
-        if why := idleness.keeps_awake(self._body.signs(self._noted_s), now):
+        if why := idle_policy.keeps_awake(self._suspension.signs(self._noted_s), now):
             return why
-        if not self._body.wakefulness.fall(now):
+        if not self._suspension.wake_locks.fall(now):
             return "a thread has just said that it keeps it awake"
         if self._timer is not None:
             self._timer.cancel()
         self._fell_s = now
         self.why_light = ""
         self._has_failed = False
-        self._body.hold(self.nudge, self.wake)
+        self._suspension.hold(self.nudge, self.wake)
         self._falling = self._loop.create_task(self._fall_asleep(depth), name="hibernation:fall")
         return ""
 
@@ -186,8 +184,8 @@ class Hibernation:
             return  # somebody needs it already
         self.asleep = "light"
         self.since_s = wall_s()
-        self._body.pace.change(is_slow=True)
-        await self._body.release()
+        self._suspension.timers.change(is_slow=True)
+        await self._suspension.release()
         self.give_back()
         self.given_back_mb = max(0.0, before_mb - pss_mb())
         self._why_awake = ""
@@ -197,8 +195,8 @@ class Hibernation:
             self._go_deep()
 
     def _go_deep(self) -> None:
-        if self.deepen is not None and self._deepening is None and self._waking is None and not self._has_failed:
-            self._deepening = Deepening(
+        if self.deepen is not None and self._retries is None and self._waking is None and not self._has_failed:
+            self._retries = DeepSleepRetries(
                 self.deepen,
                 on_failed=lambda exc: self._on_failed("deep sleep", exc),
                 on_refused=lambda: self._tell(self.summary()),
@@ -218,7 +216,7 @@ class Hibernation:
 
     def nudge(self, reason: str) -> None:
         """Begin to wake, if it is not awake; on the loop."""
-        if self._waking is None and not self._body.wakefulness.is_awake:
+        if self._waking is None and not self._suspension.wake_locks.is_awake:
             self._waking = self._loop.create_task(self._wake_up(reason), name="hibernation:wake")
             self._waking.add_done_callback(_forget_outcome)
 
@@ -240,13 +238,13 @@ class Hibernation:
         else:
             asyncio.run_coroutine_threadsafe(self.wake(reason), self._loop).result()
 
-    def block(self, name: str) -> AwakeBlock:
+    def block(self, name: str) -> WakeLock:
         """See BaseAgent.keeps_awake."""
-        return AwakeBlock(name, self._body.wakefulness, self.wake, self.wait, self.note)
+        return WakeLock(name, self._suspension.wake_locks, self.wake, self.wait, self.note)
 
     def stay_awake(self, seconds: float) -> None:
         """See BaseAgent.stay_awake. From any thread."""
-        if not self._body.wakefulness.stay(now_s() + seconds):
+        if not self._suspension.wake_locks.stay(now_s() + seconds):
             self._loop.call_soon_threadsafe(self.nudge, "stay_awake")
 
     async def _wake_up(self, reason: str) -> None:
@@ -254,10 +252,10 @@ class Hibernation:
         try:
             if self._falling is not None and not self._falling.done():
                 await asyncio.wait({self._falling})
-            if self._deepening is not None:
-                if await self._deepening.end():
+            if self._retries is not None:
+                if await self._retries.end():
                     raise Draining("it falls into deep sleep")
-                self._deepening = None
+                self._retries = None
             await _limited(self._agent.on_wake(), "on_wake")
         except CallError as error:
             self._not_woken(error)
@@ -274,28 +272,28 @@ class Hibernation:
             raise
         self.wake_s = now_s() - began_s
         self.wakes += 1
-        self._patience.slept(began_s - self._fell_s)
+        self._backoff.slept(began_s - self._fell_s)
         self.asleep = self.since_s = None
         self._noted_s = now_s()
         self._waking = self._falling = None
-        self._body.wakefulness.is_awake = True
-        self._body.pace.change(is_slow=False)
-        self._body.resume()
+        self._suspension.wake_locks.is_awake = True
+        self._suspension.timers.change(is_slow=False)
+        self._suspension.resume()
         self._tell(self.summary())
         log.info("agent.awake", woken_by=reason, took_s=round(self.wake_s, 4))
         if self._settings.depth != "never":
-            self._look_again(self._noted_s + self._patience.after_s)
+            self._look_again(self._noted_s + self._backoff.after_s)
 
     def busy_with(self) -> str:
         """What forbids to sleep at this moment; "" when nothing does."""
-        return idleness.keeps_awake(self._body.signs(self._noted_s), now_s())
+        return idle_policy.keeps_awake(self._suspension.signs(self._noted_s), now_s())
 
     def _not_woken(self, error: CallError) -> None:
         """It sleeps on, and tries again when it is needed again."""
         self._waking = None
         if self.asleep is None:  # it was needed before it slept
             self.asleep, self.since_s = "light", wall_s()
-        self._body.refuse(lambda: type(error)(error.message, retry_safe=error.retry_safe, details=error.details))
+        self._suspension.refuse(lambda: type(error)(error.message, retry_safe=error.retry_safe, details=error.details))
 
     # -- telling ------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentkit.agent.idleness import MOST_PATIENCE, SHORT_SLEEPS, Patience, Signs, decide, keeps_awake, work_in
+from agentkit.agent.hibernation.idle_policy import (
+    MOST_BACKOFF,
+    SHORT_SLEEPS,
+    IdleBackoff,
+    Signs,
+    decide,
+    keeps_awake,
+    work_in,
+)
 
 TIMES = st.floats(0, 10_000)
 AFTER = st.floats(0.01, 1_000)
@@ -93,13 +101,13 @@ def test_what_keeps_it_awake_is_said_in_words(signs: Signs, words: str) -> None:
 
 
 def test_sleep_that_is_short_again_and_again_is_waited_for_longer() -> None:
-    patience = Patience(10.0)
+    patience = IdleBackoff(10.0)
     waited = []
     for _ in range(SHORT_SLEEPS + 5):
         waited.append(patience.after_s)
         patience.slept(1.0)
     assert waited[:SHORT_SLEEPS] == [10.0] * SHORT_SLEEPS
     assert all(b >= a for a, b in pairwise(waited))
-    assert patience.after_s == 10.0 * MOST_PATIENCE
+    assert patience.after_s == 10.0 * MOST_BACKOFF
     patience.slept(10.0)
     assert patience.after_s == 10.0

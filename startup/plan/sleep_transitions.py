@@ -17,7 +17,7 @@ from typing import NamedTuple
 from startup.plan.actions import LieDown, OpenListeners
 from startup.plan.phase import Phase
 from startup.plan.process import Leaving, Outcome, Process, taken_up
-from startup.plan.sleep import Sleep
+from startup.plan.sleep_record import Sleep
 from startup.spec.fleet import AgentSpec, AgentTarget
 
 

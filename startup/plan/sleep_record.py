@@ -1,4 +1,4 @@
-"""What is remembered of a slot's sleeps, and how long it has to stay awake. Pure; the transitions are sleeping.py's.
+"""What is remembered of a slot's sleeps, and how long it has to stay awake. Pure; the transitions are sleep_transitions.py's.
 
 Every client of ZeroMQ says its greeting at once, so a call can't be told from a port scan before there is a process that answers. So
 each wake that brought no call doubles the time for which the next one has to last: who knocks every second can't keep a machine

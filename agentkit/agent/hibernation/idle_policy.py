@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 #: Short sleeps in a row, after which an agent waits longer before it sleeps again.
 SHORT_SLEEPS: Final = 3
 #: It waits at most so many times as long.
-MOST_PATIENCE: Final = 8
+MOST_BACKOFF: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ def decide(signs: Signs, after_s: float, now_s: float) -> Verdict:
     return Verdict(may_sleep=True)
 
 
-class Patience:
+class IdleBackoff:
     """How long an agent has to be idle: its `after`, and longer while its sleep turns out to be short again and again.
 
     Somebody who calls a little less often than `after` would have the agent release and load everything each time."""
@@ -92,4 +92,4 @@ class Patience:
             return
         self._short += 1
         if self._short >= SHORT_SLEEPS:
-            self.after_s = min(self.after_s * 2, self._usual_s * MOST_PATIENCE)
+            self.after_s = min(self.after_s * 2, self._usual_s * MOST_BACKOFF)

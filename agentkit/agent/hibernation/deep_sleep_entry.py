@@ -8,12 +8,12 @@ from agentkit.agent.upkeep import due_s
 from agentkit.clock import now_s
 
 if TYPE_CHECKING:
-    from agentkit.agent.deep_sleep import DeepSleep
+    from agentkit.agent.hibernation.deep_sleep import DeepSleep
     from agentkit.runtime import AgentRuntime
     from agentkit.settings import Depth
 
 
-class LyingDown:
+class DeepSleepEntry:
     """Of one agent; belongs to its loop."""
 
     def __init__(self, runtime: AgentRuntime) -> None:
@@ -23,7 +23,7 @@ class LyingDown:
         self._deep: DeepSleep | None = None
 
     async def deepen(self) -> bool:
-        """See deepening.Deepen."""
+        """See deep_sleep_retries.Deepen."""
         return await self._sleep().deepen()
 
     def told(self, depth: Depth) -> None:
@@ -38,7 +38,7 @@ class LyingDown:
     def due_in_s(self) -> float | None:
         """When the first `@every` method is due; None: there is none."""
         runtime = self._runtime
-        due = due_s(runtime.agent, runtime._pace, runtime._single.last_s)
+        due = due_s(runtime.agent, runtime._timers, runtime._single.last_s)
         return max(0.0, min(due.values()) - now_s()) if due else None
 
     def promised_s(self) -> float:
@@ -47,7 +47,7 @@ class LyingDown:
 
     def _sleep(self) -> DeepSleep:
         if self._deep is None:
-            from agentkit.agent.deep_sleep import DeepSleep
+            from agentkit.agent.hibernation.deep_sleep import DeepSleep
 
             self._deep = DeepSleep(self._runtime)
         return self._deep

@@ -1,22 +1,22 @@
-"""What of a running agent sleeps: who waits at its door meanwhile, and what is given back. Wired for hibernation.py."""
+"""What of a running agent sleeps: who waits at its door meanwhile, and what is given back. Wired for lifecycle.py."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from agentkit.agent.awake import Wakefulness
 from agentkit.agent.blocking import BlockingCaller
 from agentkit.agent.caller import Caller
 from agentkit.agent.dispatch import Dispatcher
 from agentkit.agent.events import AgentEvents
-from agentkit.agent.idleness import Signs
-from agentkit.agent.loaders import Resources
-from agentkit.agent.pace import Pace
+from agentkit.agent.hibernation.idle_policy import Signs
+from agentkit.agent.hibernation.timer_throttle import TimerThrottle
+from agentkit.agent.hibernation.wake_locks import WakeLocks
+from agentkit.agent.resources import Resources
 from agentkit.errors import CallError
 from agentkit.transport.pool import SocketPool
 
 
-class Body:
+class Suspension:
     """Belongs to the agent's loop."""
 
     def __init__(
@@ -27,10 +27,10 @@ class Body:
         blocking_caller: BlockingCaller,
         sockets: SocketPool,
         resources: Resources,
-        pace: Pace,
+        timers: TimerThrottle,
     ) -> None:
-        self.wakefulness = Wakefulness()
-        self.pace = pace
+        self.wake_locks = WakeLocks()
+        self.timers = timers
         self._dispatcher, self._events = dispatcher, events
         self._caller, self._blocking, self._sockets = caller, blocking_caller, sockets
         self._resources = resources
@@ -46,8 +46,8 @@ class Body:
             calling=self._caller.in_flight + self._blocking.in_flight,
             leased=self._sockets.leased,
             pinned=self._resources.pinned,
-            blocks=self.wakefulness.blocks,
-            awake_until_s=self.wakefulness.until_s,
+            blocks=self.wake_locks.blocks,
+            awake_until_s=self.wake_locks.until_s,
         )
 
     def hold(self, nudge: Callable[[str], None], wake: Callable[[str], Awaitable[None]]) -> None:

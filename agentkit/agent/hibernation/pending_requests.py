@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from agentkit.agent.context import Serving
 
 
-class Doorstep:
+class PendingRequests:
     """Of one dispatcher."""
 
     def __init__(

@@ -12,13 +12,13 @@ from agentkit.agent.orders import EXIT_ASLEEP
 from agentkit.names import Incarnation
 from startup.node.memory import after_boot, facts_of, process_of
 from startup.plan import process as proc
-from startup.plan import sleeping
+from startup.plan import sleep_transitions
 from startup.plan.actions import CloseListeners, Fork, ForkBeside, LieDown, OpenListeners, Terminate
 from startup.plan.phase import Phase
 from startup.plan.process import Leaving, Process
 from startup.plan.rows import Place, row_of
-from startup.plan.sleep import AWAKE_S, CONNECTION, OPERATOR, TIMER, Sleep
-from startup.plan.sleeping import Refusal, Wish
+from startup.plan.sleep_record import AWAKE_S, CONNECTION, OPERATOR, TIMER, Sleep
+from startup.plan.sleep_transitions import Refusal, Wish
 from startup.spec.fleet import AgentSpec, HibernatePolicy, ProgramTarget, ReadyWhen, RestartPolicy
 from tests.startup.plan.builders import agent, aid, revision
 from tests.startup.plan.simulation import Behaviour, Simulation
@@ -110,7 +110,7 @@ def test_a_crash_while_falling_asleep_is_a_crash_and_is_started_again_within_the
 
 def test_an_exit_that_nobody_could_reap_is_a_sleep_when_it_was_falling_asleep_and_a_crash_else() -> None:
     p = proc.ready(running(), 1.0)
-    asleep = sleeping.asks(p, Wish(), 1.0, WALL_S)
+    asleep = sleep_transitions.asks(p, Wish(), 1.0, WALL_S)
     assert isinstance(asleep, Process)
     assert proc.exited(asleep, None, 2.0, RANDOM)[0].phase is Phase.HIBERNATED
     assert proc.exited(p, None, 2.0, RANDOM)[0].phase is Phase.WAITING
@@ -120,7 +120,7 @@ def test_an_exit_that_nobody_could_reap_is_a_sleep_when_it_was_falling_asleep_an
 def test_who_stays_awake_after_all_says_so_and_is_ready_as_before() -> None:
     sim = up(agent("A"))
     assert asks(sim, wake_in_s=5.0) is None
-    sim.machines["m"].core.on(A, lambda p: sleeping.stays_awake(p, "a call came"), sim.now_s)
+    sim.machines["m"].core.on(A, lambda p: sleep_transitions.stays_awake(p, "a call came"), sim.now_s)
     sim.settle()
     sim.run(60.0)
     assert (sim.phase(A), process(sim).leaving, sim.machines["m"].rows[A].sleep["veto"]) == (
@@ -140,7 +140,7 @@ def test_who_stays_awake_after_all_says_so_and_is_ready_as_before() -> None:
 )
 def test_what_nobody_could_wake_does_not_sleep(spec: AgentSpec, why: str) -> None:
     p = replace(proc.ready(running(), 1.0), spec=spec)
-    refusal = sleeping.asks(p, Wish(), 2.0, WALL_S)
+    refusal = sleep_transitions.asks(p, Wish(), 2.0, WALL_S)
     assert isinstance(refusal, Refusal)
     assert why in refusal.why
     assert refusal.retry_s is None
@@ -148,9 +148,9 @@ def test_what_nobody_could_wake_does_not_sleep(spec: AgentSpec, why: str) -> Non
 
 def test_nobody_falls_asleep_while_it_starts_stops_or_is_replaced() -> None:
     p = running()
-    assert isinstance(sleeping.asks(p, Wish(), 1.0, WALL_S), Refusal)
+    assert isinstance(sleep_transitions.asks(p, Wish(), 1.0, WALL_S), Refusal)
     ready = proc.ready(p, 1.0)
-    assert isinstance(sleeping.asks(proc.stop(ready, 2.0, Leaving.STOP)[0], Wish(), 2.0, WALL_S), Refusal)
+    assert isinstance(sleep_transitions.asks(proc.stop(ready, 2.0, Leaving.STOP)[0], Wish(), 2.0, WALL_S), Refusal)
     sim = up(agent("A"))
     sim.machines["m"].core.restart([A], sim.now_s)
     sim.settle()
@@ -319,9 +319,9 @@ def test_a_sleeper_is_remembered_with_its_wake_time_and_a_boot_leaves_nothing_el
     assert booted is not None
     q = process_of(booted, p.spec)
     assert (q.phase, q.failures, q.stamps.ready_s) == (Phase.HIBERNATED, (), None)
-    found, actions = sleeping.found_again(q, 5.0, WALL_S + sim.now_s + 20.0)
+    found, actions = sleep_transitions.found_again(q, 5.0, WALL_S + sim.now_s + 20.0)
     assert (found.phase, found.deadline_s, actions) == (Phase.HIBERNATED, 45.0, [OpenListeners(A), LieDown(A)])
-    late, _ = sleeping.found_again(q, 5.0, WALL_S + sim.now_s + 2000.0)
+    late, _ = sleep_transitions.found_again(q, 5.0, WALL_S + sim.now_s + 2000.0)
     assert late.deadline_s == 5.0  # it was due while the machine was off
     awake = proc.ready(running(), 1.0)
     assert after_boot(facts_of(awake, "d")) is None

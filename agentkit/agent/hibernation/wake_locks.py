@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Wakefulness:
+class WakeLocks:
     """Whether the agent is awake, and what keeps it so. Falling asleep and a block that begins exclude each other by one lock."""
 
     def __init__(self) -> None:
@@ -54,23 +54,23 @@ class Wakefulness:
             return True
 
 
-class AwakeBlock:
+class WakeLock:
     """See BaseAgent.keeps_awake."""
 
     def __init__(
-        self, name: str, wakefulness: Wakefulness, wake: Callable[[str], Awaitable[None]], wait: Callable[[str], None],
+        self, name: str, locks: WakeLocks, wake: Callable[[str], Awaitable[None]], wait: Callable[[str], None],
         ended: Callable[[], None],
     ) -> None:  # fmt: skip
         """`wake` waits on the loop until the agent is awake, `wait` does so in a thread (on the loop it only begins it)."""
-        self._name, self._wakefulness = name, wakefulness
+        self._name, self._wake_locks = name, locks
         self._wake, self._wait, self._ended = wake, wait, ended
 
     def __enter__(self) -> Self:
-        if not self._wakefulness.enter(self._name):
+        if not self._wake_locks.enter(self._name):
             try:
                 self._wait(self._name)
             except BaseException:
-                self._wakefulness.leave(self._name)
+                self._wake_locks.leave(self._name)
                 raise
         return self
 
@@ -78,14 +78,14 @@ class AwakeBlock:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended()
-        self._wakefulness.leave(self._name)
+        self._wake_locks.leave(self._name)
 
     async def __aenter__(self) -> Self:
-        if not self._wakefulness.enter(self._name):
+        if not self._wake_locks.enter(self._name):
             try:
                 await self._wake(self._name)
             except BaseException:
-                self._wakefulness.leave(self._name)
+                self._wake_locks.leave(self._name)
                 raise
         return self
 

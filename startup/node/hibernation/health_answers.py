@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentkit.clock import now_s, wall_s
-from startup.node.night_desk import Answer
+from startup.node.hibernation.health_server import Answer
 from startup.plan.process import Process
 
-#: Where an agent leaves the text of its counters (agentkit.agent.deep_sleep).
+#: Where an agent leaves the text of its counters (agentkit.agent.hibernation.deep_sleep).
 COUNTERS_FILE: Final = "asleep.prom"
 #: What is read of it, in bytes.
 MAX_COUNTERS_BYTES: Final = 1024 * 1024

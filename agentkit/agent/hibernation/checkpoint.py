@@ -22,7 +22,7 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class LeftBehind:
+class Checkpoint:
     ran_s: Mapping[str, float] = field(default_factory=dict)  #: `@every` methods: when they ran last, monotonic
     streams: tuple[tuple[str, str, int, int], ...] = ()  #: of events: publisher, topic, life, last number
 
@@ -35,7 +35,7 @@ def write(folder: Path, ran_s: Mapping[str, float], streams: Iterable[tuple[str,
         (folder / FILE).write_text(json.dumps(left))
 
 
-def take(folder: Path) -> LeftBehind:
+def take(folder: Path) -> Checkpoint:
     """What is there, once; nothing where it can't be read, which is logged."""
     path = folder / FILE
     try:
@@ -43,17 +43,17 @@ def take(folder: Path) -> LeftBehind:
             text = file.read(MAX_BYTES)
         path.unlink()
     except FileNotFoundError:
-        return LeftBehind()
+        return Checkpoint()
     except OSError as exc:
         log.warning("sleep.left_unreadable", path=str(path), error=str(exc))
-        return LeftBehind()
+        return Checkpoint()
     try:
         left: Any = json.loads(text)
         offset_s = now_s() - wall_s()
-        return LeftBehind(
+        return Checkpoint(
             {str(name): float(at_s) + offset_s for name, at_s in left["every"].items()},
             tuple((str(who), str(topic), int(life), int(number)) for who, topic, life, number in left["events"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
         log.warning("sleep.left_unreadable", path=str(path), error=repr(exc))
-        return LeftBehind()
+        return Checkpoint()
