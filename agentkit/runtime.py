@@ -227,7 +227,7 @@ class AgentRuntime:
 
     async def start(self) -> None:
         """Up to READY. StartupError, with the author's exception as its cause; then `stop` is still to be called."""
-        self.settings.check_binding()
+        self.settings.check_binding(self.listening.hosts)
         self.listening.open(self.settings)
         self.listening.encrypted = self._keys.needed_for(self.listening.sockets)
         self.agent._wiring = self

@@ -193,12 +193,19 @@ class AgentSettings(BaseModel):
         """Whose reports these are, as a node wants to know it."""
         return {"id": str(self.id), "incarnation": int(self.incarnation)}
 
-    def check_binding(self) -> None:
-        """ConfigError when it would listen to strangers without anybody having said so."""
-        if self.security == "loopback" and not is_loopback(self.host):
+    def check_binding(self, handed_down: Mapping[str, str] | None = None) -> None:
+        """ConfigError when it would listen to strangers without anybody having said so.
+
+        `handed_down`: address by name of each listening socket that somebody else bound, a node or systemd."""
+        if self.security != "loopback":
+            return
+        places = {"AGENT_HOST": self.host} | {f"socket {name}": host for name, host in (handed_down or {}).items()}
+        for place, host in places.items():
+            if is_loopback(host):
+                continue
             raise ConfigError(
-                at="AGENT_HOST",
-                got=self.host,
+                at=place,
+                got=host,
                 want="a loopback address, as there are no keys",
                 fix="set AGENTKIT_SECURITY=curve if this machine has keys (`agentkit keys init`), or AGENTKIT_SECURITY=none to listen to "
                 "everybody without encryption",

@@ -36,6 +36,12 @@ class Listening:
         return [(self.sockets[name], name in self.encrypted) for name in names]
 
     @property
+    def hosts(self) -> dict[str, str]:
+        """The addresses that those are bound to which the agent serves."""
+        served = (INBOX_LOCAL, INBOX, HTTP)
+        return {name: str(self.sockets[name].getsockname()[0]) for name in served if name in self.sockets}
+
+    @property
     def http(self) -> socket.socket | None:
         return self.sockets.get(HTTP)
 

@@ -53,7 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
                 return exits.USAGE
             refuse_strangers(fleet)
             stopped = running.stopped & frozenset(fleet.ids())
-            target = Revision(number=running.number, author="", time_s=0.0, fleet=fleet, stopped=stopped)
+            target = Revision(
+                number=running.number,
+                author="",
+                time_s=0.0,
+                fleet=fleet,
+                stopped=stopped,
+                unstarted={id: command for id, command in running.unstarted.items() if id in stopped},
+            )
             what = str(path or fleet.file)
             return roll_out(arguments, cluster, running, target, what=what, began=began, is_pushed=arguments.push)
     except KeyboardInterrupt:

@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from agentkit.errors import ConfigError
@@ -75,11 +74,6 @@ def _spread(chosen: Collection[AgentId], edges: Mapping[AgentId, Collection[Agen
         reached |= more
         unvisited += more
     return reached
-
-
-def set_stopped(cluster: Cluster, revision: Revision, stopped: Collection[AgentId]) -> Revision:
-    """Propose the same fleet with these agents stopped."""
-    return cluster.propose(replace(revision, stopped=frozenset(stopped), note=""))
 
 
 def machines_of(fleet: Fleet) -> list[str]:

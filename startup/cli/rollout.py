@@ -83,7 +83,7 @@ def roll_out(
     `is_pushed`: machines' files are compared with ours, and copied there if it is true; None: not looked at."""
     _, rows = cluster.status()
     found = changes(current, target, {row.id for row in rows if row.takes_config})
-    _show(cluster.name, current, found, what)
+    show(cluster.name, current, found, what)
     if not found and _is_everywhere(cluster, current):
         if arguments.json:
             facts = {"cluster": cluster.name, "revision": current.number, "elapsed_s": 0.0, "applied": False}
@@ -98,7 +98,8 @@ def roll_out(
         return _roll(arguments, everywhere, current, target, found, began)
 
 
-def _show(name: str, current: Revision, found: Changes, what: str) -> None:
+def show(name: str, current: Revision, found: Changes, what: str) -> None:
+    """To an operator: what comes of `current`, by `what`."""
     look: dict[str, Any] = {"width": width_of(sys.stderr), "colour": has_colour(sys.stderr)}
     note([heading(name, current.number, what, **look), *change_lines(found, **look)])
 

@@ -11,6 +11,10 @@ from startup.cli.change import with_dependants, with_requirements
 from startup.cli.common import choose
 from startup.plan.revision import Revision
 from startup.spec.fleet import Fleet
+from startup.view.words import cut
+
+#: Characters of a command that are kept as the reason why an agent was not started.
+_MAX_COMMAND = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,16 @@ class Selection:
 
     def __bool__(self) -> bool:
         return bool(self.agents or self.groups or self.without or self.until)
+
+    def command(self) -> str:
+        """As it is typed, for those that it leaves out: `up --until core`."""
+        options = (
+            ("--group", self.groups),
+            ("--except", self.without),
+            ("--until", [self.until] if self.until else []),
+        )
+        words = [*self.agents, *(f"{option} {name}" for option, names in options for name in names)]
+        return cut(" ".join(["up", *words]), _MAX_COMMAND)
 
     def of(self, fleet: Fleet) -> set[AgentId]:
         """The ids meant, with all that they require and without all that requires what is left out. ConfigError: unknown names."""
@@ -83,7 +97,15 @@ def next_revision(fleet: Fleet, selection: Selection, current: Revision | None) 
         kept = frozenset(running.fleet.ids()) - running.stopped
     stopped = frozenset(target.ids()) - chosen - kept
     wanted = [spec.id for spec in target.agents if spec.id in chosen and spec.enabled]
-    return Revision(number=0, author="", time_s=0.0, fleet=target, stopped=stopped, scaled=numbers), wanted
+    unstarted = dict.fromkeys((id for id in target.ids() if id in stopped), selection.command())
+    if running is not None:
+        unstarted = {id: command for id, command in unstarted.items() if id not in running.stopped} | {
+            id: command for id, command in running.unstarted.items() if id in stopped
+        }
+    revision = Revision(
+        number=0, author="", time_s=0.0, fleet=target, stopped=stopped, unstarted=unstarted, scaled=numbers
+    )
+    return revision, wanted
 
 
 def _merged(new: Fleet, old: Fleet, chosen: Collection[AgentId]) -> Fleet:

@@ -17,7 +17,6 @@ from startup.cli.change import (
     current,
     left_out,
     machines_of,
-    set_stopped,
     wait_until_up,
     with_requirements,
 )
@@ -43,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         if any(
             id.machine in cluster.connections for id in needed
         ):  # else machines would differ, and nothing be started
-            revision = set_stopped(cluster, revision, revision.stopped - needed)
+            revision = cluster.propose(revision.starting(needed))
         _try_again(cluster, again)
         unreached = left_out(cluster, machines_of(revision.fleet), RUN_ON)
         if arguments.no_wait:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 
 from agentkit.names import AgentId
 from startup.cli import exits
-from startup.cli.change import RUN_ON, add_agents, current, left_out, machines_of, set_stopped, with_dependants
+from startup.cli.change import RUN_ON, add_agents, current, left_out, machines_of, with_dependants
 from startup.cli.cluster import Cluster
 from startup.cli.common import choose, note, say, say_json
 from startup.plan.phase import ALIVE
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.with_dependants:
             ids = with_dependants(revision.fleet, ids)
         if any(id.machine in cluster.connections for id in ids):  # else machines would differ, and nothing be stopped
-            set_stopped(cluster, revision, revision.stopped | ids)
+            cluster.propose(revision.stopping(ids))
         unreached = left_out(cluster, machines_of(revision.fleet), RUN_ON)
         told = {id for id in ids if id.machine in cluster.connections}
         if not arguments.no_wait and told:

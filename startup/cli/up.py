@@ -115,6 +115,7 @@ class _Up:
         self._began = began
         self._current: Revision | None = None  #: as the nodes had it before the file was read
         self._troubles: Mapping[str, MachineTrouble] = {}  #: machines whose nodes could not be had
+        self._changes: Mapping[str, Any] | None = None  #: of a cluster that ran; for --json
         self.has_ordered = False  #: nodes have been told something: from here on the fleet goes its way without us
 
     def run(self, stack: ExitStack) -> int:
@@ -182,7 +183,7 @@ class _Up:
         )
         revision, wanted = next_revision(fleet, selection, current)
         if current is not None:
-            self._tell_difference(cluster, current, revision)
+            self._show(cluster, current, revision)
         self.has_ordered = True
         revision = cluster.propose(revision, bases, force_move=arguments.force_move)
         if current is not None:
@@ -204,7 +205,7 @@ class _Up:
         note(phases.last(outcome.rows))
         self._dismiss(cluster, revision.fleet)
         unreached = self._unreached(cluster, revision.fleet)
-        more = {"phases": phases.to_wire(outcome.rows)}
+        more = {"changes": self._changes, "phases": phases.to_wire(outcome.rows)}
         return report(arguments, cluster, aim, outcome, began=self._began, unreached=unreached, more=more)
 
     def _unreached(self, cluster: Cluster, fleet: Fleet) -> list[dict[str, str]]:
@@ -224,19 +225,24 @@ class _Up:
         newest = max(summary["number"] for summary in alive)
         return known if known is not None and known.number == newest else cluster.revision()
 
-    def _tell_difference(self, cluster: Cluster, current: Revision, revision: Revision) -> None:
-        from startup.view.diff import diff_lines, difference
+    def _show(self, cluster: Cluster, current: Revision, revision: Revision) -> None:
+        """What changes on a running cluster, in the words of `apply`."""
+        from startup.cli.rollout import show
+        from startup.plan.changes import changes
+        from startup.plan.phase import Phase
 
         _, rows = cluster.status()
-        by_id = {row.id: row for row in rows}
-        note(diff_lines(difference(current.fleet, current.stopped, revision.fleet, revision.stopped, by_id)))
+        failed = {row.id for row in rows if row.phase in (Phase.FAILED, Phase.BACKOFF)}
+        found = changes(current, revision, {row.id for row in rows if row.takes_config}, failed)
+        show(cluster.name, current, found, str(self._arguments.file or revision.fleet.file))
+        self._changes = found.to_wire()
 
     def _told(self, cluster: Cluster, revision: Revision) -> int:
         elapsed_s = round(time.monotonic() - self._began[0], 4)
         unreached = self._unreached(cluster, revision.fleet)
         if self._arguments.json:
             facts = {"cluster": cluster.name, "elapsed_s": elapsed_s, "revision": revision.number}
-            say_json({**facts, "unreached": unreached})
+            say_json({**facts, "changes": self._changes, "unreached": unreached})
         else:
             say(
                 f"{cluster.name}: the nodes have revision {revision.number}; `agentkit status --watch` shows how far they are"

@@ -15,12 +15,15 @@ from startup.spec.scale import slots_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changed:
-    """An agent that is in both; `is_replaced`: its process does not go on, unless it takes the new config `in_place`."""
+    """An agent that is in both; `is_replaced`: its process does not go on, unless it takes the new config `in_place`.
+
+    `runs`: it shall in both; else its new entry counts from its next start on."""
 
     id: AgentId
     keys: tuple[KeyChange, ...]
     is_replaced: bool = True
     in_place: bool = False
+    runs: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,18 +51,23 @@ class Changes:
     """Everything that differs; ids in file order. Slots that come or go by a number of replicas are in `added` and `removed`, too."""
 
     added: tuple[AgentId, ...] = ()
+    resting: tuple[AgentId, ...] = ()  #: of `added`: disabled, or left out by the command
     removed: tuple[AgentId, ...] = ()
     moved: tuple[Moved, ...] = ()
     changed: tuple[Changed, ...] = ()
     rescaled: tuple[Rescaled, ...] = ()
-    started: tuple[AgentId, ...] = ()  #: were stopped by an operator
+    started: tuple[AgentId, ...] = ()  #: were stopped by an operator, or never started
+    retried: tuple[AgentId, ...] = ()  #: nothing differs, but they had failed
     stopped: tuple[AgentId, ...] = ()
     fleet: tuple[KeyChange, ...] = ()
     unchanged: int = 0
 
     def __bool__(self) -> bool:
         return any(
-            (self.added, self.removed, self.moved, self.changed, self.rescaled, self.started, self.stopped, self.fleet)
+            (
+                *(self.added, self.removed, self.moved, self.changed, self.rescaled),
+                *(self.started, self.stopped, self.retried, self.fleet),
+            )
         )
 
     @property
@@ -69,6 +77,7 @@ class Changes:
     def to_wire(self) -> dict[str, Any]:
         return {
             "added": [str(id) for id in self.added],
+            "resting": [str(id) for id in self.resting],
             "removed": [str(id) for id in self.removed],
             "moved": [{"from": str(it.old), "to": str(it.new), "keys": _wired(it.keys)} for it in self.moved],
             "changed": [
@@ -87,32 +96,41 @@ class Changes:
             ],
             "started": [str(id) for id in self.started],
             "stopped": [str(id) for id in self.stopped],
+            "retried": [str(id) for id in self.retried],
             "fleet": _wired(self.fleet),
             "unchanged": self.unchanged,
         }
 
 
-def changes(old: Revision, new: Revision, takes_config: Collection[AgentId] = ()) -> Changes:
-    """From `old` to `new`, whatever numbers they have. `takes_config`: agents that take another config without a restart."""
+def changes(
+    old: Revision, new: Revision, takes_config: Collection[AgentId] = (), failed: Collection[AgentId] = ()
+) -> Changes:
+    """From `old` to `new`, whatever numbers they have. `takes_config`: agents that take another config without a restart;
+    `failed`: those that have failed, and are tried again."""
     before = {spec.id: spec for spec in old.fleet.agents}
     after = {spec.id: spec for spec in new.fleet.agents}
     moved = _moved(before, after)
     came, went = {it.new for it in moved}, {it.old for it in moved}
     both = [(before[id], after[id]) for id in after if id in before]
-    changed = tuple(it for pair in both if (it := _changed(*pair, takes_config)) is not None)
+    ran, runs = _running(old), _running(new)
+    changed = tuple(it for pair in both if (it := _changed(*pair, ran & runs, takes_config)) is not None)
     started = tuple(id for id in after if id in before and id in old.stopped and id not in new.stopped)
     stopped = tuple(id for id in after if id in before and id in new.stopped and id not in old.stopped)
     touched = {it.id for it in changed}.union(started, stopped)
+    retried = tuple(id for id in after if id in before and id in failed and id in runs and id not in touched)
+    added = tuple(id for id in after if id not in before and id not in came)
     return Changes(
-        added=tuple(id for id in after if id not in before and id not in came),
+        added=added,
+        resting=tuple(id for id in added if id not in runs),
         removed=tuple(id for id in before if id not in after and id not in went),
         moved=moved,
         changed=changed,
         rescaled=_rescaled(old, new),
         started=started,
         stopped=stopped,
+        retried=retried,
         fleet=fleet_keys(old.fleet, new.fleet),
-        unchanged=len(both) - len(touched),
+        unchanged=len(both) - len(touched) - len(retried),
     )
 
 
@@ -124,15 +142,22 @@ def counts(ids: Iterable[AgentId]) -> dict[str, int]:
     return found
 
 
-def _changed(old: AgentSpec, new: AgentSpec, takes_config: Collection[AgentId]) -> Changed | None:
+def _running(revision: Revision) -> frozenset[AgentId]:
+    return frozenset(spec.id for spec in revision.fleet.agents if spec.enabled) - revision.stopped
+
+
+def _changed(
+    old: AgentSpec, new: AgentSpec, running: Collection[AgentId], takes_config: Collection[AgentId]
+) -> Changed | None:
     if old == new:
         return None
     keys = agent_keys(old, new)
-    is_replaced = old.digest() != new.digest()
-    if not keys and not is_replaced:
+    differs, runs = old.digest() != new.digest(), new.id in running
+    if not keys and not differs:
         return None
+    is_replaced = differs and runs
     in_place = is_replaced and new.id in takes_config and old.base_digest() == new.base_digest()
-    return Changed(id=new.id, keys=keys, is_replaced=is_replaced, in_place=in_place)
+    return Changed(id=new.id, keys=keys, is_replaced=is_replaced, in_place=in_place, runs=runs)
 
 
 def _moved(before: Mapping[AgentId, AgentSpec], after: Mapping[AgentId, AgentSpec]) -> tuple[Moved, ...]:

@@ -21,6 +21,7 @@ class Desired:
         specs = revision.fleet.agents if revision else ()
         self.specs: Mapping[AgentId, AgentSpec] = {spec.id: spec for spec in specs}
         self._stopped = revision.stopped if revision else frozenset()
+        self._unstarted = revision.unstarted if revision else {}
         self._down = revision is None or revision.down
         phases = revision.fleet.phases if revision else ()
         self._phase_of_group = {group: number for number, groups in enumerate(phases) for group in groups}
@@ -47,7 +48,7 @@ class Desired:
         if spec.problem:
             return spec.problem
         if id in self._stopped:
-            return "stopped by operator"
+            return f"not started: {self._unstarted[id]}" if id in self._unstarted else "stopped by operator"
         return "the cluster is going down" if self._down else ""
 
     def barrier(self, spec: AgentSpec) -> int:

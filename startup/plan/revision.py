@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -34,7 +34,10 @@ class Revision:
     author: str  #: user@host
     time_s: float  #: seconds since the epoch, on the author's machine
     fleet: Fleet
-    stopped: frozenset[AgentId] = frozenset()  #: by operators; everything else that is enabled shall run
+    stopped: frozenset[AgentId] = frozenset()  #: shall not run; everything else that is enabled shall
+    unstarted: Mapping[AgentId, str] = field(
+        default_factory=dict
+    )  #: of `stopped`: left out by this command, never stopped
     scaled: Mapping[str, int] = field(default_factory=dict)  #: machine/name -> slots, where an operator said how many
     down: bool = False  #: everything stops, then the nodes exit
     rollout: Rollout | None = None  #: None: everything that changes is replaced at once
@@ -49,6 +52,7 @@ class Revision:
             "control_version": self.control_version,
             "fleet": self.fleet.to_wire(),
             "stopped": sorted(str(id) for id in self.stopped),
+            "unstarted": {str(id): command for id, command in self.unstarted.items()},
             "down": self.down,
             "scaled": dict(self.scaled),
             "rollout": asdict(self.rollout) if self.rollout else None,
@@ -67,6 +71,7 @@ class Revision:
             control_version=int(data["control_version"]),
             fleet=fleet_from_wire(data["fleet"]),
             stopped=frozenset(AgentId.parse(text) for text in data["stopped"]),
+            unstarted={AgentId.parse(text): str(command) for text, command in data.get("unstarted", {}).items()},
             down=bool(data["down"]),
             scaled={str(agent): int(number) for agent, number in data.get("scaled", {}).items()},
             rollout=Rollout(**data["rollout"]) if data.get("rollout") else None,
@@ -93,3 +98,15 @@ class Revision:
 
     def numbered(self, number: int) -> Revision:
         return replace(self, number=number)
+
+    def starting(self, ids: Collection[AgentId]) -> Revision:
+        """The same wish with these running."""
+        return self._with_stopped(self.stopped.difference(ids), ids)
+
+    def stopping(self, ids: Collection[AgentId]) -> Revision:
+        """The same wish with these stopped, by an operator."""
+        return self._with_stopped(self.stopped.union(ids), ids)
+
+    def _with_stopped(self, stopped: frozenset[AgentId], named: Collection[AgentId]) -> Revision:
+        unstarted = {id: command for id, command in self.unstarted.items() if id not in named}
+        return replace(self, stopped=stopped, unstarted=unstarted, note="")

@@ -13,15 +13,16 @@ def rolled_back(revision: Revision, base: Revision, time_s: float) -> Revision:
 
     The same on every machine that has both, so that each can make it by itself. What operators stopped since then stays stopped."""
     assert revision.rollout is not None
-    stopped = base.stopped
+    wish = base
     if revision.number != base.number + 1:  # somebody stopped or started agents in the middle of it
-        stopped = revision.stopped & frozenset(base.fleet.ids())
+        wish = revision
     return replace(
         base,
         number=revision.number + 1,
         author=revision.author,
         time_s=time_s,
-        stopped=stopped,
+        stopped=wish.stopped & frozenset(base.fleet.ids()),
+        unstarted=wish.unstarted,
         down=False,
         rollout=replace(revision.rollout, base=revision.number, base_digest=revision.digest(), on_failure="go on"),
         note=f"revision {revision.number} was rolled back",

@@ -24,19 +24,21 @@ def change_lines(found: Changes, *, width: int, colour: bool = False) -> Iterato
     """At most `width` characters each."""
     scaled_in, scaled_out = _by_scaling(found)
     for ids, sign, words, shade in (
-        ((id for id in found.added if id not in scaled_in), "+", "added", GREEN),
-        ((id for id in found.removed if id not in scaled_out), "-", "removed, drained first", RED),
+        ([id for id in found.added if id not in scaled_in | set(found.resting)], "+", "added", GREEN),
+        (found.resting, "+", "added, not started", GREEN),
+        ([id for id in found.removed if id not in scaled_out], "-", "removed, drained first", RED),
     ):
-        yield from _many(sign, list(ids), words, shade, width, colour)
+        yield from _many(sign, ids, words, shade, width, colour)
     for move in found.moved:
         yield _line(">", f"{_short(move.new)}  {move.old.machine} → {move.new.machine}", CYAN, width, colour)
         yield from _keys(move.keys, width, colour)
     for rescaled in found.rescaled:
         yield _line("~", f"{rescaled.agent}  replicas {_replicas(rescaled)}", YELLOW, width, colour)
-    for (keys, _), changed in _alike(found.changed).items():
-        yield from _many("~", [it.id for it in changed], _fate(changed[0]), YELLOW, width, colour)
+    for (keys, fate), ids in _alike(found.changed).items():
+        yield from _many("~", ids, fate, YELLOW, width, colour)
         yield from _keys(keys, width, colour)
-    yield from _many("+", found.started, "started: it was stopped by an operator", GREEN, width, colour)
+    yield from _many("+", found.started, "started: did not run", GREEN, width, colour)
+    yield from _many("+", found.retried, "tried again: had failed", GREEN, width, colour)
     yield from _many("-", found.stopped, "stopped, as it was then", RED, width, colour)
     if found.fleet:
         yield _line("~", "the fleet itself", YELLOW, width, colour)
@@ -127,15 +129,22 @@ def _replicas(it: Rescaled) -> str:
 
 
 def _fate(changed: Changed) -> str:
+    """What becomes of its process."""
+    for key in changed.keys:
+        if key.key == "enabled":
+            return "started" if key.new == "true" else "stopped"
+    if not changed.runs:
+        return "as of its next start"
     if changed.in_place:
         return "config (in place)"
     return "replaced" if changed.is_replaced else "goes on as it is"
 
 
-def _alike(changed: Iterable[Changed]) -> Mapping[tuple[tuple[KeyChange, ...], bool], list[Changed]]:
-    groups: dict[tuple[tuple[KeyChange, ...], bool], list[Changed]] = defaultdict(list)
+def _alike(changed: Iterable[Changed]) -> Mapping[tuple[tuple[KeyChange, ...], str], list[AgentId]]:
+    """(keys, fate) -> whose they are."""
+    groups: dict[tuple[tuple[KeyChange, ...], str], list[AgentId]] = defaultdict(list)
     for it in changed:
-        groups[it.keys, it.in_place].append(it)
+        groups[it.keys, _fate(it)].append(it.id)
     return groups
 
 
@@ -159,6 +168,7 @@ def summary_of(found: Changes) -> str:
         (len(found.changed), "changed"),
         (len(found.started), "started"),
         (len(found.stopped), "stopped"),
+        (len(found.retried), "tried again"),
     )
     words = [f"{number} {word}" for number, word in numbers if number]
     words += [f"replicas of {it.agent} {_replicas(it)}" for it in found.rescaled]

@@ -441,6 +441,23 @@ async def test_what_was_handed_down_is_not_handed_on(run: Any) -> None:
     assert "child sees 0" in process.output
 
 
+async def test_a_socket_that_systemd_binds_beyond_loopback_is_refused_without_keys(run: Any) -> None:
+    process = run(
+        """
+        import socket
+        listener = socket.create_server(("0.0.0.0", 0))
+        os.dup2(listener.fileno(), 3)
+        os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="inbox-local")
+        class Exposed(BaseAgent): ...
+        Exposed.main()
+        """
+    )
+    assert await process.exit_code() in (1, 2)
+    assert process.failure.startswith(
+        "socket inbox-local: got '0.0.0.0', want a loopback address, as there are no keys"
+    )
+
+
 async def test_the_help_text_is_the_agents_own(run: Any) -> None:
     process = run(GREETER, "--help")
     assert await process.exit_code() == 0

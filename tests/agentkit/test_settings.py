@@ -122,6 +122,17 @@ def test_binding_beyond_loopback_must_be_asked_for() -> None:
     settings(AGENT_HOST="0.0.0.0", AGENTKIT_SECURITY="none").check_binding()
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_a_socket_that_is_handed_down_is_asked_alike(host: str) -> None:
+    sockets = {"http": "127.0.0.1", "inbox-local": host}
+    settings().check_binding(dict.fromkeys(sockets, "::1"))
+    with pytest.raises(ConfigError, match="AGENTKIT_SECURITY=none") as caught:
+        settings().check_binding(sockets)
+    assert (caught.value.at, caught.value.got) == ("socket inbox-local", host)
+    for security in ("none", "curve"):
+        settings(AGENTKIT_SECURITY=security).check_binding(sockets)
+
+
 @pytest.mark.parametrize(
     ("host", "is_so"),
     [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("", False), ("0.0.0.0", False),

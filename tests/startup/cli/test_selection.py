@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 from agentkit.errors import ConfigError
-from agentkit.names import AgentId
 from startup.cli.selection import Selection, next_revision
-from startup.plan.phase import Phase
+from startup.plan.changes import changes
+from startup.plan.desired import Desired
 from startup.plan.revision import Revision
 from startup.spec.fleet import AgentSpec, AgentTarget, Dependency, Fleet, MachineSpec
-from startup.view.diff import diff_lines, difference
-from tests.startup.view.fleets import a_row, an_id
+from startup.view.changes import change_lines
+from tests.startup.view.fleets import an_id
 
 
 def a_spec(name: str, *needs: str, group: str = "core", optional: tuple[str, ...] = (), **facts: object) -> AgentSpec:
@@ -125,20 +125,56 @@ def test_disabled_agents_are_not_waited_for() -> None:
 def test_a_difference_names_each_agent_once() -> None:
     old = a_fleet(a_spec("Same"), a_spec("Changed"), a_spec("Stopped"), a_spec("Failed"), a_spec("Gone"))
     new = a_fleet(a_spec("Same"), a_spec("Changed", watchdog_s=1.0), a_spec("Stopped"), a_spec("Failed"), a_spec("New"))
-    rows = {row.id: row for row in [a_row("m/Failed", Phase.FAILED), a_row("m/Same")]}
-    found = difference(old, {AgentId.parse("m/Stopped")}, new, (), rows)
-    assert list(diff_lines(found)) == [
-        "changed: m/Changed",
-        "added: m/New",
-        "removed: m/Gone",
-        "started again: m/Stopped",
-        "tried again: m/Failed",
-        "unchanged: 1",
+    current = running(old, "Stopped")
+    found = changes(current, next_revision(new, Selection(), current)[0], failed={an_id("m/Failed")})
+    assert list(change_lines(found, width=80)) == [
+        "  + m/New  added",
+        "  - m/Gone  removed, drained first",
+        "  ~ m/Changed  replaced",
+        "      watchdog  30s → 1s",
+        "  + m/Stopped  started: did not run",
+        "  + m/Failed  tried again: had failed",
+        "  1 agent unchanged",
     ]
 
 
-def test_nothing_to_do_is_said() -> None:
-    assert list(diff_lines(difference(FLEET, (), FLEET, (), {}))) == ["nothing changes: 5 agents stay as they are"]
+def test_an_agent_that_a_selection_adds_without_starting_it_is_told_so() -> None:
+    current = running(a_fleet(a_spec("D")))
+    revision, _ = next_revision(FLEET, Selection(agents=["B"]), current)
+    assert list(change_lines(changes(current, revision), width=80)) == [
+        "  + m/B  added",
+        "  + 3 agents added, not started: m/A, m/C, m/E",
+        "  1 agent unchanged",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("selection", "command"),
+    [
+        (Selection(agents=["D"]), "up D"),
+        (Selection(groups=["more"], without=["C"]), "up --group more --except C"),
+        (Selection(until="core"), "up --until core"),
+    ],
+)
+def test_what_a_command_left_out_is_not_called_stopped(selection: Selection, command: str) -> None:
+    fleet = replace(FLEET, phases=(("core",), ("more",)))
+    revision, _ = next_revision(fleet, selection, None)
+    assert set(revision.unstarted) == revision.stopped
+    assert set(revision.unstarted.values()) == {command}
+    assert Desired(revision).why_not(an_id("m/C")) == f"not started: {command}"
+    assert Revision.from_wire(revision.to_wire()) == revision
+
+
+def test_a_later_command_leaves_the_reasons_of_what_it_does_not_start() -> None:
+    fleet = replace(a_phased_fleet(), agents=(*a_phased_fleet().agents, a_spec("X", group="free")))
+    first, _ = next_revision(fleet, Selection(until="core"), None)
+    stopped = first.stopping([an_id("m/Free"), an_id("m/C")])
+    second, _ = next_revision(fleet, Selection(agents=["B"]), stopped)
+    why = {str(id.name): Desired(second).why_not(id) for id in sorted(second.stopped)}
+    assert why == {
+        "C": "stopped by operator", "Free": "stopped by operator", "NeedsC": "not started: up --until core"
+    }  # fmt: skip
+    assert second.starting([an_id("m/NeedsC")]).unstarted == {}
 
 
 def a_phased_fleet() -> Fleet:

@@ -118,10 +118,11 @@ def test_a_changed_file_restarts_what_changed_stops_what_is_gone_and_starts_what
     fleet.write(
         {"Same": ports["Same"], "Changed": ports["Changed"] | {"config": {"words": "other"}}, "New": ports["New"]}
     )
-    result = fleet.run("up", "fleet.yaml")
+    result = fleet.run("up", "fleet.yaml", "--json")
     assert result.code == 0, result.err
-    for line in ("changed: m/Changed", "added: m/New", "removed: m/Gone", "unchanged: 1"):
-        assert line in result.err.splitlines()
+    for line in ("~ m/Changed  replaced", "+ m/New  added", "- m/Gone  removed, drained first", "1 agent unchanged"):
+        assert f"  {line}" in result.err.splitlines()
+    assert result.json["changes"]["added"] == ["m/New"]
     after = fleet.pids()
     assert after["Same"] == before["Same"]
     assert after["Changed"] != before["Changed"]
