@@ -4,57 +4,38 @@ Protocol in docs/protocol.md. The inbox knows peers, ids, limits and draining; w
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import socket as stdlib_socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import zmq
 
 from agentkit.clock import now_s
-from agentkit.errors import (
-    BadRequest,
-    CallError,
-    Draining,
-    Overloaded,
-    TooLarge,
-    Unauthenticated,
-    UnsupportedVersion,
-)
+from agentkit.errors import BadRequest, Draining, Overloaded, TooLarge
 from agentkit.observe.log import get_logger
 from agentkit.resilience.deadline import Deadline
-from agentkit.transport import adopt, context, frames
+from agentkit.transport import context, frames
 from agentkit.transport.answers import Answers, error_frame
+from agentkit.transport.connections import Connections
 from agentkit.transport.draining import Drain
-from agentkit.transport.monitor import TURNED_AWAY, Monitor
+from agentkit.transport.endpoints import Endpoints
 from agentkit.transport.outbox import Outbox
 from agentkit.transport.peer import Identity, Inbound, Peer
 from agentkit.transport.plain import PlainCallers
 from agentkit.transport.reader import Reader
 from agentkit.transport.streams import Incoming, Received, StreamBroken, Window
 from agentkit.transport.strikes import Strikes
-from agentkit.wire import codec, plain, shared
+from agentkit.transport.welcome import introduced, turned_down, welcome
+from agentkit.wire import codec, plain
 from agentkit.wire import envelope as ak
-from agentkit.wire.envelope import AK1_VERSION, Limits
+from agentkit.wire.envelope import Limits
 
 if TYPE_CHECKING:
     from agentkit.security.ring import Keyring
     from agentkit.security.roles import Holder
-    from agentkit.transport.door import Door
 
 log = get_logger("agentkit.inbox")
-
-#: Channels that may be open at once; a HELLO above that is refused, so that strangers can't fill the memory.
-MAX_PEERS: Final = 20_000
-#: What is kept of the names that a caller gives itself, in characters.
-MAX_NAME: Final = 200
-#: After a connection went, its pipe needs a moment to go from the routing table, in seconds.
-PROBE_DELAY_S: Final = 0.01
-
-#: A handshake that fails is told twice, as itself and as DISCONNECTED: only the latter counts.
-_EVENTS: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | TURNED_AWAY)
 
 
 class Receiver(Protocol):
@@ -78,17 +59,12 @@ class Inbox:
         """`keys`: what `bind` and `adopt` encrypt with, and whom they let in, where that is asked for."""
         self.me = me
         self.limits = limits
-        self.bad_frames = 0
         self.last_activity_s = now_s()
         self._receiver = receiver
         self._peers: dict[bytes, Peer] = {}
-        self._connections = 0
         self._is_draining = False
         self._on_call: Callable[[], None] | None = None
         self._strikes = Strikes()
-        self._loop = asyncio.get_running_loop()
-        self._probe_timer: asyncio.TimerHandle | None = None
-        self._complained_s = 0.0
         # The kind's class does not matter: the table is only read
         self._on: dict[type, Callable[[Peer, Any, Sequence[Any]], None]] = {
             ak.Cancel: self._on_cancel,
@@ -101,14 +77,16 @@ class Inbox:
         }
         self._sock = context.socket(zmq.ROUTER, max_frame_bytes=limits.frame_bytes)
         self._sock.router_mandatory = True
-        self._door: Door | None = None
+        self._endpoints = Endpoints(self._sock, self._on_keys)
         if keys is not None:
             self.guard(keys)
-        self._monitor = Monitor(self._sock, _EVENTS, self._on_connection)
+        self._connections = Connections(
+            self._sock, self._endpoints, on_gone=lambda: self._drain.note(), probe=self._probe
+        )
         self._reader = Reader(self._sock, self._on_frames, take=self._strikes.receive)
         self._outbox = Outbox(self._sock, self._reader.poke, self._lose)
         self._plain = PlainCallers(me.id, limits, self._outbox.send_raw)
-        self._drain = Drain(self._is_busy, lambda: self._connections, self._plain)
+        self._drain = Drain(self._is_busy, lambda: self._connections.open, self._plain)
         answers = self._answers = Answers(self._outbox, self._plain, self._drain.note)
         self.answer, self.write, self.refuse = answers.answer, answers.write, answers.refuse
 
@@ -116,49 +94,36 @@ class Inbox:
 
     def guard(self, keys: Keyring) -> None:
         """From now on `bind` and `adopt` can encrypt. Once."""
-        from agentkit.transport.door import Door  # who has no keys does not pay for them
-
-        if self._door is None:
-            self._door = Door(self._sock, keys, self._on_keys)
+        self._endpoints.guard(keys)
 
     def bind(self, endpoint: str, *, encrypted: bool = False) -> str:
         """Listen on `endpoint` ("tcp://127.0.0.1:*" lets the kernel choose); returns the one it got. `encrypted`: for known keys
         only; plain addresses have to be bound before. OSError: it can't be listened on."""
-        with self._guarded(encrypted):
-            try:
-                self._sock.bind(endpoint)
-            except zmq.ZMQError as exc:
-                raise OSError(exc.errno, f"{endpoint}: {exc.strerror}") from exc
+        bound = self._endpoints.bind(endpoint, encrypted=encrypted)
         self._reader.poke()
-        return bytes(self._sock.last_endpoint).decode()  # type: ignore[arg-type]
+        return bound
 
     def unbind(self, endpoint: str) -> None:
         """Listen there no more. Every connection that was accepted there ends: this is no way to drain."""
-        with contextlib.suppress(zmq.ZMQError):
-            self._sock.unbind(endpoint)
+        self._endpoints.unbind(endpoint)
         self._reader.poke()
 
     def adopt(self, listener: stdlib_socket.socket, *, encrypted: bool = False) -> str:
         """Accept on a listener that was handed down; it stays open and the caller's. Returns its endpoint. `encrypted` as in `bind`."""
-        with self._guarded(encrypted):
-            endpoint = adopt.bind_adopted(self._sock, listener)
+        endpoint = self._endpoints.adopt(listener, encrypted=encrypted)
         self._reader.poke()
         return endpoint
 
-    def _guarded(self, encrypted: bool) -> contextlib.AbstractContextManager[None]:
-        if not encrypted:
-            return contextlib.nullcontext()
-        assert self._door is not None, "an inbox without keys can't encrypt"
-        return self._door.encrypted()
-
     def identity(self, peer: Peer) -> Holder | None:
         """Whose key `peer` came in with; None: it came by an address without encryption, or its key was revoked."""
-        return self._door.holder(peer.entry) if self._door is not None else None
+        door = self._endpoints.door
+        return door.holder(peer.entry) if door is not None else None
 
     @property
     def turned_away(self) -> int:
         """Connections that did not come in: no key, an unknown key, no CURVE."""
-        return self._door.turned_away if self._door is not None else 0
+        door = self._endpoints.door
+        return door.turned_away if door is not None else 0
 
     @property
     def peers(self) -> tuple[Peer, ...]:
@@ -194,7 +159,7 @@ class Inbox:
     @property
     def strangers(self) -> int:
         """Connections that are no channels: plain sockets, and whoever has said nothing yet."""
-        return max(0, self._connections - len(self._peers))
+        return max(0, self._connections.open - len(self._peers))
 
     @property
     def last_plain(self) -> str:
@@ -216,6 +181,11 @@ class Inbox:
         return self._outbox.lost
 
     @property
+    def bad_frames(self) -> int:
+        """Messages that were no AK1, or made no sense."""
+        return self._strikes.bad_frames
+
+    @property
     def connections_cut(self) -> int:
         """Connections that were ended because garbage came over them."""
         return self._strikes.total
@@ -230,17 +200,14 @@ class Inbox:
     def close(self, linger_ms: int = 200) -> None:
         """Close the socket; what was sent gets `linger_ms` to leave. Running requests are not answered any more."""
         self._outbox.close()
-        self._monitor.close()
+        self._connections.close()
         self._reader.close()
-        if self._probe_timer is not None:
-            self._probe_timer.cancel()
         self._sock.close(linger=linger_ms)
-        if self._door is not None:
-            self._door.close()
+        self._endpoints.close()
 
     def safety_check(self) -> int:
         """Takes what an unseen edge left lying; how much that was (0 unless the reader's rule was broken somewhere)."""
-        self._monitor.drain_now()
+        self._connections.drain_now()
         return self._reader.drain_now()
 
     # -- taking -------------------------------------------------------------------------------------------------------
@@ -248,7 +215,7 @@ class Inbox:
     def _on_frames(self, received: frames.Frames) -> None:
         routing_id, header = received[0], received[1]
         if self._strikes.cut and routing_id in self._strikes.cut:
-            self.bad_frames += 1
+            self._strikes.bad_frames += 1
             return
         if not header:
             self._on_plain(routing_id, received)
@@ -291,41 +258,30 @@ class Inbox:
                 handle(peer, message, content)
 
     def _on_hello(self, routing_id: bytes, hello: ak.Hello) -> None:
-        refusal: CallError | None = None
-        door = self._door
+        door = self._endpoints.door
         entry = door.entry(self._strikes.header) if door is not None else None
-        if entry is not None and door is not None and door.holder(entry) is None:
-            refusal = Unauthenticated(f"{self.me.id}: your key was revoked")
-        elif hello.version != AK1_VERSION:
-            refusal = UnsupportedVersion(f"AK1 version {hello.version} is not spoken here, {AK1_VERSION} is")
-        elif len(self._peers) >= MAX_PEERS:
-            refusal = Overloaded(f"{MAX_PEERS:,} channels are open", details={"retry_after_ms": 1000})
-        if refusal is not None:
-            self._outbox.send_raw(routing_id, [error_frame(0, refusal)])
-        elif self._is_draining and self._on_call is None:
-            self._outbox.send_raw(routing_id, [codec.encode(ak.GoAway("stopping", 0))])
-        elif hello.incarnation not in (0, self.me.incarnation):
-            self._outbox.send_raw(routing_id, [codec.encode(ak.GoAway("another incarnation", 0))])
-        else:
-            before = self._peers.get(routing_id)
-            if (
-                before is not None
-            ):  # somebody who chooses their own routing id came back: their earlier calls are orphans
-                self._lose(before)
-            peer = Peer(routing_id, hello.name[:MAX_NAME], hello.instance[:MAX_NAME], hello.limits, hello.capabilities)
-            peer.entry = entry
-            self._peers[routing_id] = peer
-            me = self.me
-            welcome = ak.Welcome(
-                AK1_VERSION, me.id.name, str(me.id), me.incarnation, (ak.BATCHES, *shared.capability()), self.limits
-            )
-            self._outbox.send(peer, [codec.encode(welcome)])
-            if self._on_call is not None:
-                self.rouse()
+        goodbye = turned_down(
+            self.me,
+            hello,
+            channels=len(self._peers),
+            is_revoked=entry is not None and door is not None and door.holder(entry) is None,
+            is_leaving=self._is_draining and self._on_call is None,
+        )
+        if goodbye is not None:
+            self._outbox.send_raw(routing_id, [goodbye])
+            return
+        before = self._peers.get(routing_id)
+        if before is not None:  # somebody who chooses their own routing id came back: their earlier calls are orphans
+            self._lose(before)
+        peer = self._peers[routing_id] = introduced(routing_id, hello)
+        peer.entry = entry
+        self._outbox.send(peer, [welcome(self.me, self.limits)])
+        if self._on_call is not None:
+            self.rouse()
 
     def _on_request(self, peer: Peer, request: ak.Request, content: Sequence[Any]) -> None:
         self.last_activity_s = now_s()
-        if peer.entry is not None and not self._door.is_still(peer.entry, self._strikes.header):  # type: ignore[union-attr]
+        if peer.entry is not None and not self._endpoints.door.is_still(peer.entry, self._strikes.header):  # type: ignore[union-attr]
             self._put_out(peer)
             return
         id, method, budget_ms, flags, meta = request
@@ -361,7 +317,8 @@ class Inbox:
         self.last_activity_s = now_s()
         if self._on_call is not None:
             self.rouse()
-        entry = self._door.entry(self._strikes.header) if self._door is not None else None
+        door = self._endpoints.door
+        entry = door.entry(self._strikes.header) if door is not None else None
         try:
             inbound = self._plain.take(routing_id, received, is_channel=routing_id in self._peers, entry=entry)
         except plain.Unreadable as error:
@@ -412,13 +369,8 @@ class Inbox:
 
     def _count_bad(self, routing_id: bytes, why: str) -> bool:
         """Whether the connection was cut for it."""
-        self.bad_frames += 1
         self._reader.enough()
-        now = now_s()
-        if now - self._complained_s >= 1.0:
-            self._complained_s = now
-            log.warning("inbox.bad_frame", why=why, total=self.bad_frames)
-        if not self._strikes.strike(routing_id):
+        if not self._strikes.strike(routing_id, why):
             return False
         peer = self._peers.get(routing_id)
         if peer is not None:
@@ -438,25 +390,10 @@ class Inbox:
         log.warning("inbox.put_out", peer=peer.instance, why="its key is not known any more")
         self._outbox.lost += 1
         self._lose(peer)
-        self._door.put_out(peer.entry)  # type: ignore[union-attr]
-
-    def _on_connection(self, event: int, _value: int) -> None:
-        if event == zmq.EVENT_ACCEPTED:
-            self._connections += 1
-            return
-        if event != zmq.EVENT_DISCONNECTED:
-            if self._door is not None:
-                self._door.note(event)
-            return
-        self._connections -= 1
-        # A ROUTER is not told whose connection went. Whoever can't be reached any more is found by sending to them.
-        if self._probe_timer is None:
-            self._probe_timer = self._loop.call_later(PROBE_DELAY_S, self._probe)
-        self._drain.note()
+        self._endpoints.door.put_out(peer.entry)  # type: ignore[union-attr]
 
     def _probe(self) -> None:
-        self._probe_timer = None
-        if len(self._peers) <= self._connections and not self._plain.have_come:
+        if len(self._peers) <= self._connections.open and not self._plain.have_come:
             return  # as many connections as peers: whoever went had said BYE
         self._outbox.probe(self.peers)
         self._drain.note()

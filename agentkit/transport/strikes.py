@@ -14,7 +14,10 @@ from typing import Any, Final
 import zmq
 
 from agentkit.clock import now_s
+from agentkit.observe.log import get_logger
 from agentkit.transport import frames
+
+log = get_logger("agentkit.inbox")
 
 #: So many bad messages within `WINDOW_S` end a connection: a caller with one faulty message gets to see its errors. With 10,000 hostile
 #: frames on its inbox an agent answers others as fast as with the same attack on its neighbour (benchmarks/rpc_hostile.py).
@@ -22,6 +25,8 @@ MAX_STRIKES: Final = 16
 WINDOW_S: Final = 10.0
 #: Connections that are watched or were cut and are remembered, each; the oldest is forgotten first.
 MAX_KNOWN: Final = 1024
+#: Bad messages are logged at most so often, in seconds, with their number.
+COMPLAIN_EVERY_S: Final = 1.0
 
 
 class _Record:
@@ -38,6 +43,8 @@ class Strikes:
         #: routing ids of connections that were ended: what is left of them is to be dropped
         self.cut: dict[bytes, None] = {}
         self.total = 0  #: connections that were ended
+        self.bad_frames = 0  #: messages that were bad, whosever they were
+        self._complained_s = 0.0
         self._records: dict[bytes, _Record] = {}
         self.header: zmq.Frame | None = None  #: of the message that was read last
 
@@ -46,9 +53,13 @@ class Strikes:
         received, self.header = frames.receive_routed(sock)
         return received
 
-    def strike(self, routing_id: bytes) -> bool:
+    def strike(self, routing_id: bytes, why: str) -> bool:
         """The message that was read last is bad; whether its connection was cut for it."""
+        self.bad_frames += 1
         now = now_s()
+        if now - self._complained_s >= COMPLAIN_EVERY_S:
+            self._complained_s = now
+            log.warning("inbox.bad_frame", why=why, total=self.bad_frames)
         record = self._records.get(routing_id)
         if record is not None and now - record.first_s <= WINDOW_S:
             record.count += 1

@@ -19,8 +19,8 @@ import zmq
 
 from agentkit.errors import HandlerError, NotFound, PeerLost
 from agentkit.resilience.deadline import Deadline
-from agentkit.transport import inbox as inbox_module
 from agentkit.transport import outbox
+from agentkit.transport import welcome as welcome_module
 from agentkit.transport.channel import Channel
 from agentkit.transport.peer import Peer
 from agentkit.wire import codec, values
@@ -73,7 +73,7 @@ async def test_hello_to_another_incarnation_is_answered_goaway(expected: int) ->
 
 
 async def test_channels_above_the_limit_are_refused_as_overloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inbox_module, "MAX_PEERS", 1)
+    monkeypatch.setattr(welcome_module, "MAX_PEERS", 1)
     async with an_inbox() as (_, _, endpoint):
         with raw(endpoint) as first, raw(endpoint) as second:
             assert type(await first.hello()) is ak.Welcome
@@ -99,7 +99,7 @@ async def test_names_that_strangers_give_themselves_are_cut() -> None:
         with raw(endpoint) as caller:
             await caller.hello(name="n" * 100_000, instance="i" * 100_000)
             (peer,) = inbox.peers
-            assert len(peer.name) == len(peer.instance) == inbox_module.MAX_NAME
+            assert len(peer.name) == len(peer.instance) == welcome_module.MAX_NAME
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ async def test_draining_ends_at_its_deadline_when_a_caller_never_says_bye() -> N
 async def test_a_connection_that_has_not_said_hello_is_given_a_moment() -> None:
     async with an_inbox() as (inbox, _, endpoint):
         with raw(endpoint) as caller:
-            await eventually(lambda: inbox._connections == 1)
+            await eventually(lambda: inbox._connections.open == 1)
             inbox.goaway()
             draining = asyncio.create_task(inbox.drained(Deadline.after(5)))
             assert await caller.hello() == ak.GoAway("stopping", 0)
@@ -338,7 +338,7 @@ async def test_connections_that_never_become_one_are_counted_out_once(says: byte
                     scan.send(says)
         with raw(endpoint) as caller:
             await caller.hello()
-            await eventually(lambda: inbox._connections == 1)
+            await eventually(lambda: inbox._connections.open == 1)
 
 
 async def test_a_slow_readers_answers_wait_in_order_and_arrive() -> None:

@@ -44,12 +44,12 @@ async def test_the_connection_that_garbage_comes_from_is_cut_and_others_live_on(
     async with an_inbox_with_a_good_caller() as (inbox, channel, endpoint):
         await echo(channel, 1)
         with raw(endpoint) as stranger:
-            await eventually(lambda: inbox._connections == 2)
+            await eventually(lambda: inbox._connections.open == 2)
             stranger.sock.reconnect_ivl = -1
             await bad(inbox, stranger, MAX_STRIKES - 1)
-            assert inbox._connections == 2, "a few mistakes are answered, not punished"
+            assert inbox._connections.open == 2, "a few mistakes are answered, not punished"
             await bad(inbox, stranger, 1)
-            await eventually(lambda: inbox._connections == 1)
+            await eventually(lambda: inbox._connections.open == 1)
             await echo(channel, 2)
         assert channel.is_usable
 
@@ -73,7 +73,7 @@ async def test_what_still_comes_from_a_connection_that_was_cut_is_dropped_unread
                 caller.send(b"\xc1")
             for id in range(1, 200):
                 caller.request(id)
-            await eventually(lambda: inbox._connections == 0)
+            await eventually(lambda: inbox._connections.open == 0)
             inbox.safety_check()
             assert recorder.requests.empty()
 
@@ -84,7 +84,7 @@ async def test_mistakes_that_lie_far_apart_are_forgiven(monkeypatch: pytest.Monk
         with raw(endpoint) as caller:
             await caller.hello()
             await bad(inbox, caller, 3 * MAX_STRIKES)
-            assert inbox._connections == 1
+            assert inbox._connections.open == 1
 
 
 async def test_a_descriptor_that_has_gone_to_somebody_else_is_left_alone() -> None:
@@ -96,7 +96,7 @@ async def test_a_descriptor_that_has_gone_to_somebody_else_is_left_alone() -> No
             record.address = ("192.0.2.1", 4711)  # as if the first strike had come over an earlier connection
             await bad(inbox, caller, MAX_STRIKES - 1)
             await bad(inbox, caller, 1)
-            assert inbox._connections == 1
+            assert inbox._connections.open == 1
 
 
 async def test_only_so_many_connections_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
