@@ -20,6 +20,7 @@ from startup.node.exits import Exit, ExitWatch
 from startup.node.hands import Hands, Running
 from startup.node.memory import beginnings, beside_of, process_of, without_process
 from startup.node.zygote_link import Inherited
+from startup.plan import ending
 from startup.plan import process as proc
 from startup.plan.phase import ALIVE, Phase
 from startup.plan.process import Process
@@ -97,7 +98,7 @@ def adopt(
         _adopt_beside(core, hands, running, role, now_s)
     for p in gone:
         code = codes.get(p.incarnation)
-        core.on(p.id, lambda p, code=code: proc.exited(p, code, now_s, random), now_s, incarnation=p.incarnation)  # type: ignore[misc]
+        core.on(p.id, lambda p, code=code: ending.exited(p, code, now_s, random), now_s, incarnation=p.incarnation)  # type: ignore[misc]
     for id in interrupted:
         core.replace(id, now_s)
     return Found(len(mains) + len(second), outlived, len(gone), len(sleepers), tuple(map(str, sorted(unheld))))

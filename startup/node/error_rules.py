@@ -21,6 +21,7 @@ from startup.node.paths import Places, write_atomically
 from startup.node.turns import Turns
 from startup.node.webhooks import Webhooks
 from startup.plan import process as proc
+from startup.plan import transitions
 from startup.plan.incidents import Incidents, word_of_the_node
 from startup.plan.phase import Phase
 from startup.plan.process import QUARANTINED, Process
@@ -57,7 +58,7 @@ class ErrorRules:
         now_s = self._turns.now_s()
         for id, why in tuple(self._quarantined.items()):
             if id in self._core.processes:
-                self._core.on(id, partial(proc.quarantined, why=why, now_s=now_s), now_s)
+                self._core.on(id, partial(transitions.quarantined, why=why, now_s=now_s), now_s)
 
     def revised(self, revision: Revision) -> None:
         """Rules of a new revision. Quarantined slots of which nothing is known (the machine was booted) stay out of service."""
@@ -68,7 +69,7 @@ class ErrorRules:
             self._release(id)
         for id, why in self._quarantined.items():
             if id not in self._core.processes:
-                p, _ = proc.quarantined(proc.new(own[id], now_s), why, now_s)
+                p, _ = transitions.quarantined(proc.new(own[id], now_s), why, now_s)
                 self._core.remember(p)
 
     def changed(self, processes: Iterable[Process], removed: Iterable[Process]) -> None:
@@ -154,7 +155,7 @@ class ErrorRules:
             return
         self._quarantined[id] = why
         self._save()
-        self._core.on(id, partial(proc.quarantined, why=why, now_s=now_s), now_s)
+        self._core.on(id, partial(transitions.quarantined, why=why, now_s=now_s), now_s)
         self._turns.soon()
         self._desk.add(
             id, reaction.seen.incarnation, word_of_the_node("warning", QUARANTINED + why, SYSTEM_CLOCK.wall_s())

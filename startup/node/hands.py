@@ -35,8 +35,8 @@ from startup.node.sockets import AgentSockets
 from startup.node.store import Incarnations
 from startup.node.turns import Turns
 from startup.node.zygotes import ZygoteKeeper
+from startup.plan import ending, swap, transitions
 from startup.plan import process as proc
-from startup.plan import swap
 from startup.plan.actions import (
     Abort,
     Action,
@@ -207,7 +207,7 @@ class Hands:
             gate.close()
         self.by_pid.pop(running.pid, None)
         os.close(running.pidfd)
-        self._core.on(id, lambda p: proc.gone(p, self._turns.now_s()), self._turns.now_s(), incarnation=incarnation)
+        self._core.on(id, lambda p: ending.gone(p, self._turns.now_s()), self._turns.now_s(), incarnation=incarnation)
         self._turns.soon()
         self._spawn(self._clear(running, exit.code), f"sweep {id}")
 
@@ -241,7 +241,7 @@ class Hands:
         spec = self._core.processes[id].spec
         incarnation = self._incarnations.take()
         key = self._key()
-        self._core.on(id, lambda p: proc.ordered(p, incarnation, key), self._turns.now_s())
+        self._core.on(id, lambda p: transitions.ordered(p, incarnation, key), self._turns.now_s())
         self._on_order.add(incarnation)
         self._spawn(self._fork(spec, incarnation, key), f"fork {id}")
 
@@ -294,9 +294,9 @@ class Hands:
         self.running[incarnation] = self.by_pid[forked.pid] = running
         self.bounds.began(incarnation, forked.pid)
         now_s = self._turns.now_s()
-        self._tell(id, incarnation, lambda p: proc.forked(p, forked.pid, incarnation, now_s))
+        self._tell(id, incarnation, lambda p: transitions.forked(p, forked.pid, incarnation, now_s))
         if loan:
-            self._tell(id, incarnation, proc.untimed)
+            self._tell(id, incarnation, transitions.untimed)
             self.on_lent(running)
         self.on_known(running)
         early = self._ended_early.pop(incarnation, None)
@@ -367,7 +367,7 @@ class Hands:
     def _is_over_limit(self, id: AgentId, incarnation: Incarnation, why: str) -> None:
         log.warning("agent.over_limit", agent=str(id), why=why)
         now_s = self._turns.now_s()
-        self._tell(id, incarnation, lambda p: proc.over_limit(p, why, now_s))
+        self._tell(id, incarnation, lambda p: transitions.over_limit(p, why, now_s))
 
     async def _terminate_after(self, waiting: Awaitable[None], running: Running) -> None:
         await waiting
@@ -381,7 +381,7 @@ class Hands:
         self.on_left(running.incarnation)
         why = self.bounds.ended(running.incarnation)
         now_s = self._turns.now_s()
-        self._tell(running.id, running.incarnation, lambda p: proc.exited(p, code, now_s, self._random, over=why))
+        self._tell(running.id, running.incarnation, lambda p: ending.exited(p, code, now_s, self._random, over=why))
 
     # -- probes
 
@@ -394,7 +394,7 @@ class Hands:
 
         def on_ready() -> None:
             now_s = self._turns.now_s()
-            self._tell(id, running.incarnation, lambda p: proc.ready(p, now_s))
+            self._tell(id, running.incarnation, lambda p: transitions.ready(p, now_s))
 
         self._waits.for_program(spec, host, str(self._places.log(id.instance)), running.log_start, on_ready)
 
@@ -429,4 +429,4 @@ class Hands:
 
 
 def _fork_failed(reason: str, now_s: float, random: Random, p: proc.Process) -> proc.Outcome:
-    return proc.fork_failed(p, reason, now_s, random)
+    return ending.fork_failed(p, reason, now_s, random)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from startup.node.turns import Turns
-from startup.plan import process as proc
+from startup.plan import transitions
 from startup.plan.phase import Phase
 from startup.plan.process import Process
 from startup.plan.words import in_words
@@ -70,5 +70,7 @@ class Liveness:
         why = f"it did not answer {missed} times in a row, each within {in_words(policy.timeout_s)}"
         log.warning("program.silent", agent=str(p.id), pid=p.pid, missed=missed)
         now_s = self._turns.now_s()
-        self._turns.core.on(p.id, partial(proc.unresponsive, why=why, now_s=now_s), now_s, incarnation=p.incarnation)
+        self._turns.core.on(
+            p.id, partial(transitions.unresponsive, why=why, now_s=now_s), now_s, incarnation=p.incarnation
+        )
         self._turns.soon()

@@ -17,8 +17,7 @@ from startup.node.sockets import named
 from startup.node.turns import Turns
 from startup.node.zygote_wire import close_all
 from startup.node.zygotes import ZygoteKeeper
-from startup.plan import light_sleep
-from startup.plan import process as proc
+from startup.plan import light_sleep, transitions
 from startup.plan.phase import Health, Phase
 from startup.plan.process import Process
 
@@ -101,21 +100,21 @@ def heard(p: Process, fields: Mapping[str, str], now_s: float) -> Process:
     """What one message makes of a process: the same value when it says nothing new. Fields that can't be read are left out."""
     match fields.get("X_AGENTKIT_PHASE"):
         case "importing":
-            p = proc.progressed(p, Phase.IMPORTING, now_s)
+            p = transitions.progressed(p, Phase.IMPORTING, now_s)
         case "parked":
-            p = proc.progressed(p, Phase.PARKED, now_s)
+            p = transitions.progressed(p, Phase.PARKED, now_s)
         case "starting":
-            p = proc.progressed(p, Phase.STARTING, now_s)
+            p = transitions.progressed(p, Phase.STARTING, now_s)
     said = {name: value for name, value in _said(p, fields).items() if getattr(p, name) != value}
     if said:
         p = replace(p, **said)
     if fields.get("WATCHDOG") == "1":
-        p = proc.fed(p, now_s)
+        p = transitions.fed(p, now_s)
     if fields.get("READY") == "1":
         timeouts_s, traits = _timeouts(fields.get("X_AGENTKIT_TIMEOUTS")), _traits(fields.get("X_AGENTKIT_TRAITS"))
-        p = proc.ready(p, now_s, timeouts_s, traits)
+        p = transitions.ready(p, now_s, timeouts_s, traits)
     if fields.get("STOPPING") == "1":
-        p = proc.leaves(p, now_s)
+        p = transitions.leaves(p, now_s)
     return p
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from agentkit.names import AgentId
 from startup.plan import process as proc
-from startup.plan import reconfigure, sleep_transitions, swap
+from startup.plan import reconfigure, sleep_transitions, swap, transitions
 from startup.plan.actions import CloseListeners, ProbeExternal
 from startup.plan.blockers import View, blockers, trouble
 from startup.plan.desired import Desired
@@ -73,7 +73,7 @@ class Decisions:
         for other in companions(id, slots.desired):
             p = slots.processes.get(other)
             if p is not None and not self.why_not(other):
-                slots.put(p, proc.restarted_with(p, cause(id, slots.desired), slots.now_s))
+                slots.put(p, transitions.restarted_with(p, cause(id, slots.desired), slots.now_s))
 
     # -- there is a process
 
@@ -96,7 +96,7 @@ class Decisions:
             if not holds or (p.swap is not None and proc.runs(p.swap.beside, spec)):
                 self._consider_swap(slots.processes[p.id], spec, why)
         elif p.leaving is not why and (p.phase is Phase.STOPPING or not self._is_needed(p.id)):
-            slots.put(p, proc.stop(p, slots.now_s, why))
+            slots.put(p, transitions.stop(p, slots.now_s, why))
         elif swap.is_replaced(p) and why is Leaving.STOP:
             slots.put(p, swap.dismissed(p, slots.now_s))
 
@@ -158,7 +158,7 @@ class Decisions:
             if skipped != p:
                 slots.put(p, (skipped, [CloseListeners(p.id)]))
         elif p.phase is not Phase.STOPPED:
-            stopped, actions = proc.stop(p, slots.now_s, Leaving.STOP)
+            stopped, actions = transitions.stop(p, slots.now_s, Leaving.STOP)
             slots.put(p, (replace(stopped, reason=why_not), actions))
         elif p.reason != why_not:
             slots.put(p, replace(p, reason=why_not))
@@ -171,26 +171,28 @@ class Decisions:
             if p.phase is Phase.HIBERNATED:
                 slots.put(p, sleep_transitions.revised(p, spec, slots.now_s))
             else:
-                slots.put(p, proc.wanted(after, slots.now_s) if is_new else after)
+                slots.put(p, transitions.wanted(after, slots.now_s) if is_new else after)
             p = slots.processes[p.id]
         if p.phase in _IDLE or p.because == str(p.id):
-            slots.put(p, proc.wanted(p, slots.now_s))
+            slots.put(p, transitions.wanted(p, slots.now_s))
         elif p.phase in (Phase.WAITING, Phase.SKIPPED):
             self._consider_waiting(p)
 
     def _consider_waiting(self, p: Process) -> None:
         slots, now_s = self._slots, self._slots.now_s
         if fenced := self.fencing.blocked(p.id, slots.is_away):
-            slots.put(p, proc.blocked(p, now_s, **fenced._asdict()))
+            slots.put(p, transitions.blocked(p, now_s, **fenced._asdict()))
             return
         if (holder := slots.port_holder(p.spec)) is not None:
-            slots.put(p, proc.blocked(p, now_s, waiting_for=(f"{holder} to leave its port",), because="", reason=""))
+            slots.put(
+                p, transitions.blocked(p, now_s, waiting_for=(f"{holder} to leave its port",), because="", reason="")
+            )
             return
         gate, name = slots.barriers.before(p.spec)
         wanted_s = p.stamps.wanted_s if p.stamps.wanted_s is not None else now_s
         found = blockers(p.spec, self._view, wanted_s=wanted_s, now_s=now_s, gate=gate, phase=name)
         if not found.waiting_for and not found.because:
-            slots.put(p, proc.unblocked(p, now_s, slowest_dependency=slots.slowest_dependency(p)))
+            slots.put(p, transitions.unblocked(p, now_s, slowest_dependency=slots.slowest_dependency(p)))
             return
         for external in found.externals:
             if self.externals.awaited_by(external, p.id):
@@ -198,7 +200,7 @@ class Decisions:
         if found.recheck_s is not None:
             slots.timers.at(found.recheck_s, p.id)
         reason = found.reason or (p.reason if p.phase is Phase.WAITING else "")
-        slots.put(p, proc.blocked(p, now_s, waiting_for=found.waiting_for, because=found.because, reason=reason))
+        slots.put(p, transitions.blocked(p, now_s, waiting_for=found.waiting_for, because=found.because, reason=reason))
 
     def _external_is_up(self, name: str) -> bool:
         return self.externals.is_up(name, self._slots.now_s)

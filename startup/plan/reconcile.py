@@ -24,8 +24,7 @@ from random import Random
 from typing import TypeAlias
 
 from agentkit.names import AgentId, Incarnation
-from startup.plan import process as proc
-from startup.plan import sleep_transitions, swap
+from startup.plan import ending, sleep_transitions, swap, transitions
 from startup.plan.actions import Action, Fork
 from startup.plan.blockers import Seen
 from startup.plan.decisions import Decisions
@@ -40,7 +39,7 @@ from startup.plan.sleep_record import DEPENDANT, TIMER
 from startup.plan.sleep_transitions import Refusal, Wish
 from startup.plan.slots import Slots
 
-#: What may happen to a process: a function of process.py with its facts bound.
+#: What may happen to a process: a function of transitions.py or ending.py with its facts bound.
 Change: TypeAlias = Callable[[Process], "Process | tuple[Process, list[Action]]"]
 
 
@@ -138,7 +137,7 @@ class Reconciler:
         p = self.processes.get(id)
         if p is None or p.incarnation != incarnation:
             return False
-        after = self.processes[id] = proc.fed(p, now_s)
+        after = self.processes[id] = transitions.fed(p, now_s)
         if after.deadline_s is None or p.deadline_s is not None:
             return False
         self._slots.timers.at(after.deadline_s, id)
@@ -147,7 +146,7 @@ class Reconciler:
     def adopt(self, p: Process, *, pid: int, incarnation: Incarnation, phase: Phase, now_s: float) -> None:
         """A process that an earlier node had started; `p` holds what is remembered of it."""
         self._slots.now_s = now_s
-        self._slots.put(None, proc.adopted(p, pid=pid, incarnation=incarnation, phase=phase, now_s=now_s))
+        self._slots.put(None, transitions.adopted(p, pid=pid, incarnation=incarnation, phase=phase, now_s=now_s))
 
     def adopt_beside(self, beside: Process, role: swap.Role, now_s: float) -> None:
         """Another process of a slot that was just adopted."""
@@ -193,8 +192,8 @@ class Reconciler:
             p = self.processes.get(id)
             if p is None or self._decisions.why_not(id):
                 continue
-            forgiven = proc.forgiven(p)
-            stopped = proc.stop(forgiven, now_s, Leaving.RESTART)
+            forgiven = ending.forgiven(p)
+            stopped = transitions.stop(forgiven, now_s, Leaving.RESTART)
             self._slots.put(p, swap.restarted(forgiven, self.desired.specs[id], now_s) if may_roll else stopped)
             restarted.append(id)
         return restarted

@@ -7,7 +7,7 @@
 
 While it falls asleep it stays `ready` for everybody else: it can still be called, and nobody who depends on it need know. That it
 is asleep is known by its exit code alone; what it said before only adds to that, so it does not matter which node heard it.
-process.py has the two ends (`exited`, `ready`)."""
+The two ends are `ending.exited` and `transitions.ready`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 from startup.plan.actions import LieDown, OpenListeners
 from startup.plan.phase import Phase
-from startup.plan.process import Leaving, Outcome, Process, taken_up
+from startup.plan.process import Leaving, Outcome, Process
 from startup.plan.sleep_record import Sleep
+from startup.plan.transitions import taken_up
 from startup.spec.fleet import AgentSpec, AgentTarget
 
 

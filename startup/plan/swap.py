@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Final
 
 from agentkit.names import Incarnation
-from startup.plan import process as proc
+from startup.plan import transitions
 from startup.plan.actions import Abort, Action, ForkBeside, Kill, Release, Terminate
 from startup.plan.phase import ALIVE, Phase
 from startup.plan.process import ASKED, Leaving, Outcome, Process
@@ -76,13 +76,13 @@ def begun(p: Process, spec: AgentSpec, now_s: float) -> Process:
 def forked_beside(p: Process, now_s: float) -> Outcome:
     """Nothing is in the successor's way."""
     assert p.swap is not None
-    successor, _ = proc.unblocked(p.swap.beside, now_s)
+    successor, _ = transitions.unblocked(p.swap.beside, now_s)
     return _with(p, beside=successor, role=Role.COMES), [ForkBeside(p.id)]
 
 
 def ordered(p: Process, incarnation: Incarnation, key: str = "") -> Process:
     """The successor's fork is on order."""
-    return p if p.swap is None else _with(p, beside=proc.ordered(p.swap.beside, incarnation, key))
+    return p if p.swap is None else _with(p, beside=transitions.ordered(p.swap.beside, incarnation, key))
 
 
 def restarted(p: Process, spec: AgentSpec, now_s: float) -> Outcome:
@@ -90,13 +90,13 @@ def restarted(p: Process, spec: AgentSpec, now_s: float) -> Outcome:
     if p.swap is None:
         if p.phase is Phase.READY and rolls(p.spec, spec):
             return begun(p, spec, now_s), []
-        return proc.stop(p, now_s, Leaving.RESTART)
+        return transitions.stop(p, now_s, Leaving.RESTART)
     role = p.swap.role
     if p.phase is not Phase.READY:  # its successor may have been imported before this moment: it is not waited for
         actions: list[Action] = []
         if role in NEXT:
             p, actions = _dismissed(p, now_s)
-        stopped, more = proc.stop(p, now_s, Leaving.RESTART)
+        stopped, more = transitions.stop(p, now_s, Leaving.RESTART)
         return stopped, [*actions, *more]
     match role:
         case Role.WAITS:
@@ -110,8 +110,8 @@ def restarted(p: Process, spec: AgentSpec, now_s: float) -> Outcome:
 def restarted_by_rule(p: Process, spec: AgentSpec, why: str, now_s: float) -> Outcome:
     """As `process.restarted_by_rule`; one that is being replaced is beginning anew already."""
     if p.swap is not None or not rolls(p.spec, spec):
-        return proc.restarted_by_rule(p, why, now_s) if p.swap is None else (p, [])
-    after, _ = proc.restarted_by_rule(p, why, now_s)
+        return transitions.restarted_by_rule(p, why, now_s) if p.swap is None else (p, [])
+    after, _ = transitions.restarted_by_rule(p, why, now_s)
     if after is p:
         return p, []
     spent = replace(p, failures=after.failures, restarts=after.restarts, last_error=after.last_error)
@@ -125,17 +125,17 @@ def dismissed(p: Process, now_s: float, *, again: bool = False) -> Outcome:
 
 
 def changed_beside(p: Process, outcome: Process | Outcome) -> Outcome:
-    """What happened to the process beside, told by process.py; nothing of it concerns sockets or budget of the slot."""
+    """What happened to the process beside, told by transitions.py or ending.py; nothing of it concerns sockets or budget of the slot."""
     beside, actions = outcome if isinstance(outcome, tuple) else (outcome, [])
     return _with(p, beside=beside), _own(actions)
 
 
 def due(p: Process, now_s: float) -> Outcome:
     """`process.due` for both."""
-    p, actions = proc.due(p, now_s)
+    p, actions = transitions.due(p, now_s)
     if p.swap is None or p.phase not in ALIVE:
         return p, actions
-    beside, more = proc.due(p.swap.beside, now_s)
+    beside, more = transitions.due(p.swap.beside, now_s)
     return (p, actions) if beside is p.swap.beside else (_with(p, beside=beside), [*actions, *_own(more)])
 
 
@@ -154,7 +154,7 @@ def settled(before: Process, p: Process, actions: list[Action], now_s: float) ->
     elif role is Role.COMES and beside.phase is Phase.READY:
         after, more = _taken_over(p, now_s)
     elif role is Role.COMES and beside.phase is Phase.PARKED and p.phase is Phase.READY:
-        after, told = proc.stop(p, now_s, Leaving.RESTART)
+        after, told = transitions.stop(p, now_s, Leaving.RESTART)
         after = replace(after, phase=Phase.DRAINING)
         more = [replace(found, successor="waits") for found in told if isinstance(found, Terminate)]
     else:
@@ -166,7 +166,7 @@ def adopted(p: Process, beside: Process, role: Role, now_s: float) -> Outcome:
     """A new node finds two processes of one slot: `p`, by which the slot is known, and another, whose gate went with the old node.
 
     A predecessor is told to go once more. A successor that was not known to serve is sent away, and another one is begun."""
-    beside, actions = proc.stop(replace(beside, phase=Phase.READY), now_s, Leaving.STOP)
+    beside, actions = transitions.stop(replace(beside, phase=Phase.READY), now_s, Leaving.STOP)
     over = role is Role.GOES
     swap = Swap(role=Role.GOES if over else Role.DISMISSED, beside=beside, again=not over and p.phase is Phase.READY)
     return replace(p, swap=swap), actions
@@ -202,7 +202,7 @@ def _is_leaving_for_good(p: Process) -> bool:
 def _taken_over(p: Process, now_s: float) -> Outcome:
     """Overlap: the successor serves. From here on the slot is known by it."""
     assert p.swap is not None
-    old, told = proc.stop(replace(p, swap=None), now_s, Leaving.RESTART)
+    old, told = transitions.stop(replace(p, swap=None), now_s, Leaving.RESTART)
     swap = Swap(role=Role.GOES, beside=old, again=p.swap.again)
     actions: list[Action] = [replace(found, successor="serves") for found in told if isinstance(found, Terminate)]
     return replace(_heir(p, p), swap=swap), actions
@@ -255,7 +255,7 @@ def _dismissed(p: Process, now_s: float) -> Outcome:
     assert p.swap is not None
     if p.swap.role is Role.WAITS:
         return replace(p, swap=None), []
-    beside, actions = proc.stop(p.swap.beside, now_s, Leaving.STOP)
+    beside, actions = transitions.stop(p.swap.beside, now_s, Leaving.STOP)
     return _with(p, beside=beside, role=Role.DISMISSED), _own(actions)
 
 

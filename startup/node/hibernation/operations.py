@@ -22,9 +22,10 @@ from startup.errors import Refused
 from startup.node.hands import Hands
 from startup.node.turns import Turns
 from startup.plan.phase import Phase
-from startup.plan.process import Process, ordered
+from startup.plan.process import Process
 from startup.plan.sleep_record import OPERATOR
 from startup.plan.sleep_transitions import Wish, can_sleep, stays_awake
+from startup.plan.transitions import ordered
 
 #: How long an operator waits to hear whether an agent sleeps, in seconds: what runs in it may be finished first.
 ANSWER_S: Final = 30.0

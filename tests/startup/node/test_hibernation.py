@@ -15,7 +15,7 @@ from startup.node.hibernation.health_server import MAX_CONNECTIONS, MAX_REQUEST_
 from startup.node.hibernation.socket_activation import SocketActivation
 from startup.node.listeners import open_listener
 from startup.plan import process as proc
-from startup.plan import sleep_transitions
+from startup.plan import sleep_transitions, transitions
 from startup.plan.sleep_transitions import Wish
 from tests.startup.plan.builders import aid
 from tests.startup.plan.test_process import running
@@ -127,7 +127,7 @@ async def test_requests_without_end_and_connections_without_number_are_bounded(b
 
 
 def test_what_an_agent_left_is_shown_and_nothing_that_it_only_points_at(tmp_path: Path) -> None:
-    asleep = sleep_transitions.asks(proc.ready(running(), 1.0), Wish(memory_mb=8.0), 2.0, 3.0)
+    asleep = sleep_transitions.asks(transitions.ready(running(), 1.0), Wish(memory_mb=8.0), 2.0, 3.0)
     assert isinstance(asleep, proc.Process)
     left = tmp_path / COUNTERS_FILE
     left.write_bytes(b"agent_requests_total 3\n")

@@ -15,6 +15,7 @@ from startup.node.paths import Places
 from startup.node.senses import MAX_TEXT, heard
 from startup.node.sockets import named
 from startup.plan import process as proc
+from startup.plan import transitions
 from startup.plan.phase import Health, Phase
 from startup.plan.process import Process
 from startup.plan.rows import Place, row_of
@@ -25,8 +26,8 @@ PLACES = Places("c", "m", run=Path("/r/c/m"), state=Path("/s/c/m"))
 
 
 def forked(**keys: object) -> Process:
-    p, _ = proc.unblocked(proc.new(agent("A", **keys), 0.0), 0.0)
-    return proc.forked(p, 4711, Incarnation(9), 0.0)[0]
+    p, _ = transitions.unblocked(proc.new(agent("A", **keys), 0.0), 0.0)
+    return transitions.forked(p, 4711, Incarnation(9), 0.0)[0]
 
 
 def test_progress_and_readiness_are_told_in_any_number_of_messages() -> None:
@@ -83,7 +84,7 @@ def test_light_sleep_is_told_and_a_new_process_has_not_slept() -> None:
     assert sleep["wakes"] < 2**64
     assert len(sleep["kept_by"]) <= 200
     assert row_of(p, Place(), 1).light_sleep == sleep
-    assert proc.unblocked(p, 2.0)[0].light_sleep == {}
+    assert transitions.unblocked(p, 2.0)[0].light_sleep == {}
 
 
 def test_texts_are_bounded_and_an_unknown_health_is_not_trusted() -> None:

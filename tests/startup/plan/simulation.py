@@ -14,8 +14,7 @@ from random import Random
 from typing import Any
 
 from agentkit.names import AgentId, Incarnation
-from startup.plan import process as proc
-from startup.plan import swap
+from startup.plan import ending, swap, transitions
 from startup.plan.actions import Abort, Action, Fork, ForkBeside, Kill, OpenListeners, ProbeExternal, Release, Terminate
 from startup.plan.phase import ALIVE, UP, Phase
 from startup.plan.reconcile import Reconciler
@@ -199,7 +198,9 @@ class Simulation:
             if dependency.required and dependency.agents and dependency.condition == "healthy":
                 assert any(core.see(other).phase in UP for other in dependency.agents), f"{id} before {dependency.name}"
         life = self._born(id)
-        core.on(id, lambda p: proc.forked(p, int(life.incarnation) + 100, life.incarnation, self.now_s), self.now_s)
+        core.on(
+            id, lambda p: transitions.forked(p, int(life.incarnation) + 100, life.incarnation, self.now_s), self.now_s
+        )
         self._begin(life)
 
     def _fork_beside(self, core: Reconciler, id: AgentId) -> None:
@@ -207,7 +208,7 @@ class Simulation:
         life.is_gated = True
         core.on(id, lambda p: swap.ordered(p, life.incarnation), self.now_s)
         pid = int(life.incarnation) + 100
-        change = partial(proc.forked, pid=pid, incarnation=life.incarnation, now_s=self.now_s)
+        change = partial(transitions.forked, pid=pid, incarnation=life.incarnation, now_s=self.now_s)
         core.on(id, change, self.now_s, incarnation=life.incarnation)
         life.is_parked = self.behaviours.get(id, Behaviour()).parks
         if life.is_parked:
@@ -232,7 +233,7 @@ class Simulation:
     def _parked(self, life: Life) -> None:
         if life.is_parked:
             core = self.machines[life.id.machine].core
-            change = partial(proc.progressed, phase=Phase.PARKED, now_s=self.now_s)
+            change = partial(transitions.progressed, phase=Phase.PARKED, now_s=self.now_s)
             core.on(life.id, change, self.now_s, incarnation=life.incarnation)
 
     def _release(self, id: AgentId, incarnation: Incarnation) -> None:
@@ -254,12 +255,12 @@ class Simulation:
             return
         self.lives[incarnation].takes_calls = True
         core = self.machines[id.machine].core
-        core.on(id, lambda p: proc.ready(p, self.now_s), self.now_s, incarnation=incarnation)
+        core.on(id, lambda p: transitions.ready(p, self.now_s), self.now_s, incarnation=incarnation)
 
     def exit(self, id: AgentId, code: int, incarnation: Incarnation | None = None) -> None:
         incarnation = incarnation or self.processes.get(id)
         if incarnation is None or self.lives.pop(incarnation, None) is None:
             return
         core = self.machines[id.machine].core
-        core.on(id, lambda p: proc.gone(p, self.now_s), self.now_s, incarnation=incarnation)
-        core.on(id, lambda p: proc.exited(p, code, self.now_s, Random(1)), self.now_s, incarnation=incarnation)
+        core.on(id, lambda p: ending.gone(p, self.now_s), self.now_s, incarnation=incarnation)
+        core.on(id, lambda p: ending.exited(p, code, self.now_s, Random(1)), self.now_s, incarnation=incarnation)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agentkit.names import Incarnation
+from startup.plan import ending, transitions
 from startup.plan import process as proc
 from startup.plan.actions import Kill
 from startup.plan.limits import DEFAULT_PIDS, NONE, Limits, Usage, limits_of, over, refused
@@ -57,28 +58,28 @@ def test_an_agent_with_any_limit_has_one_of_processes() -> None:
 
 def running() -> Process:
     p = proc.new(agent("A"), 0.0)
-    p, _ = proc.unblocked(proc.wanted(p, 0.0)[0], 0.0)
-    p, _ = proc.forked(proc.ordered(p, Incarnation(7)), 100, Incarnation(7), 0.1)
-    return proc.ready(p, 0.2)
+    p, _ = transitions.unblocked(transitions.wanted(p, 0.0)[0], 0.0)
+    p, _ = transitions.forked(transitions.ordered(p, Incarnation(7)), 100, Incarnation(7), 0.1)
+    return transitions.ready(p, 0.2)
 
 
 def test_who_is_over_its_limit_is_killed_and_started_again_with_that_reason() -> None:
-    p, actions = proc.over_limit(running(), "memory limit 1 MiB, used 2 MiB", 10.0)
+    p, actions = transitions.over_limit(running(), "memory limit 1 MiB, used 2 MiB", 10.0)
     assert actions == [Kill(p.id, Incarnation(7))]
     assert (p.phase, p.leaving) == (Phase.STOPPING, Leaving.LIMIT)
-    p, _ = proc.exited(proc.gone(p, 10.1), -9, 10.2, Random(1))
+    p, _ = ending.exited(ending.gone(p, 10.1), -9, 10.2, Random(1))
     assert (p.phase, p.restarts) == (Phase.WAITING, 1)
     assert p.reason == p.last_error == "memory limit 1 MiB, used 2 MiB"
     assert p.last_exit.startswith("over its limit (")
 
 
 def test_a_limit_that_the_kernel_enforced_is_the_reason_of_the_exit() -> None:
-    p, _ = proc.exited(running(), -9, 10.0, Random(1), over="memory limit 1 MiB, used 1 MiB")
+    p, _ = ending.exited(running(), -9, 10.0, Random(1), over="memory limit 1 MiB, used 1 MiB")
     assert p.last_error == "memory limit 1 MiB, used 1 MiB"
 
 
 def test_who_is_stopped_anyway_keeps_its_grace_period() -> None:
-    stopping, _ = proc.stop(running(), 10.0, Leaving.STOP)
-    assert proc.over_limit(stopping, "memory limit 1 MiB, used 2 MiB", 10.1) == (stopping, [])
-    p, _ = proc.exited(stopping, -9, 10.2, Random(1), over="memory limit 1 MiB, used 2 MiB")
+    stopping, _ = transitions.stop(running(), 10.0, Leaving.STOP)
+    assert transitions.over_limit(stopping, "memory limit 1 MiB, used 2 MiB", 10.1) == (stopping, [])
+    p, _ = ending.exited(stopping, -9, 10.2, Random(1), over="memory limit 1 MiB, used 2 MiB")
     assert p.phase is Phase.STOPPED

@@ -7,6 +7,7 @@ from random import Random
 
 from agentkit.names import AgentId
 from agentkit.observe.reports import PROCESS
+from startup.plan import ending, transitions
 from startup.plan import process as proc
 from startup.plan.actions import CloseListeners, OpenListeners, Terminate
 from startup.plan.incidents import Incidents
@@ -97,13 +98,13 @@ POLICY = RestartPolicy(max_attempts=2, window_s=300.0, jitter=0.0)
 
 
 def ready(now_s: float = 0.0) -> Process:
-    return proc.ready(running(now_s, restart=POLICY), now_s)
+    return transitions.ready(running(now_s, restart=POLICY), now_s)
 
 
 def test_a_restart_by_rule_is_counted_and_spends_the_restart_budget() -> None:
     p = ready()
     for n in (1, 2):
-        p, actions = proc.restarted_by_rule(p, "why", float(n))
+        p, actions = transitions.restarted_by_rule(p, "why", float(n))
         assert (p.phase, p.leaving, p.restarts, actions) == (
             Phase.STOPPING,
             Leaving.RESTART,
@@ -112,43 +113,45 @@ def test_a_restart_by_rule_is_counted_and_spends_the_restart_budget() -> None:
         )
         p = crash(p, n + 0.5, 0)
         assert p.phase is Phase.WAITING
-        p = proc.ready(proc.forked(proc.unblocked(p, n)[0], 1, p.incarnation, n)[0], n)
-    assert proc.restarted_by_rule(p, "why", 3.0) == (p, [])
-    assert proc.restarted_by_rule(p, "why", 302.5)[1] == [Terminate(A, p.incarnation)], "later there is budget again"
+        p = transitions.ready(transitions.forked(transitions.unblocked(p, n)[0], 1, p.incarnation, n)[0], n)
+    assert transitions.restarted_by_rule(p, "why", 3.0) == (p, [])
+    assert transitions.restarted_by_rule(p, "why", 302.5)[1] == [Terminate(A, p.incarnation)], (
+        "later there is budget again"
+    )
 
 
 def test_only_what_is_ready_is_restarted_by_a_rule() -> None:
-    gone, stopped = crash(ready(), 1.0), proc.stop(ready(), 1.0, Leaving.STOP)[0]
+    gone, stopped = crash(ready(), 1.0), transitions.stop(ready(), 1.0, Leaving.STOP)[0]
     for p in (gone, stopped, running(0.0), proc.new(agent("A"), 0.0)):
-        assert proc.restarted_by_rule(p, "why", 2.0) == (p, [])
+        assert transitions.restarted_by_rule(p, "why", 2.0) == (p, [])
 
 
 def test_a_quarantined_process_is_stopped_and_stays_so_with_its_reason() -> None:
-    p, actions = proc.quarantined(ready(), "3 errors", 1.0)
+    p, actions = transitions.quarantined(ready(), "3 errors", 1.0)
     assert (p.phase, p.is_quarantined, actions) == (Phase.STOPPING, True, [Terminate(A, p.incarnation)])
-    p, actions = proc.exited(proc.gone(p, 2.0), 0, 2.0, Random(1))
+    p, actions = ending.exited(ending.gone(p, 2.0), 0, 2.0, Random(1))
     assert (p.phase, p.reason, p.deadline_s) == (Phase.FAILED, "quarantined: 3 errors", None)
     assert p.is_quarantined
     assert actions == [CloseListeners(A)]
-    assert proc.due(p, 1e9) == (p, [])
+    assert transitions.due(p, 1e9) == (p, [])
 
 
 def test_a_process_that_is_waiting_to_be_restarted_is_quarantined_at_once() -> None:
     p = crash(crash_again(), 5.0)
     assert p.phase is Phase.BACKOFF
-    p, _ = proc.quarantined(p, "why", 6.0)
+    p, _ = transitions.quarantined(p, "why", 6.0)
     assert (p.phase, p.is_quarantined, p.deadline_s) == (Phase.FAILED, True, None)
 
 
 def crash_again() -> Process:
     p = crash(running(0.0), 1.0)
-    return proc.forked(proc.unblocked(p, 1.0)[0], 5, p.incarnation, 1.0)[0]
+    return transitions.forked(transitions.unblocked(p, 1.0)[0], 5, p.incarnation, 1.0)[0]
 
 
 def test_an_operator_puts_it_back() -> None:
-    p, _ = proc.quarantined(ready(), "why", 1.0)
-    p, _ = proc.exited(p, 0, 2.0, Random(1))
-    p, actions = proc.stop(proc.forgiven(p), 3.0, Leaving.RESTART)
+    p, _ = transitions.quarantined(ready(), "why", 1.0)
+    p, _ = ending.exited(p, 0, 2.0, Random(1))
+    p, actions = transitions.stop(ending.forgiven(p), 3.0, Leaving.RESTART)
     assert (p.phase, p.is_quarantined, p.reason, actions) == (Phase.WAITING, False, "", [OpenListeners(A)])
 
 
@@ -178,7 +181,7 @@ def test_a_failure_that_is_restarted_is_an_error_and_giving_up_is_critical() -> 
 def test_a_failure_is_noticed_though_the_next_start_is_under_way_already() -> None:
     incidents = Incidents()
     p = crash(ready(), 10.0)
-    p = proc.forked(proc.unblocked(p, 10.0)[0], 7, p.incarnation, 10.0)[0]
+    p = transitions.forked(transitions.unblocked(p, 10.0)[0], 7, p.incarnation, 10.0)[0]
     found = incidents.noticed(p, 10.0)
     assert found is not None
     assert "exit 1" in found.message
@@ -194,12 +197,12 @@ def test_what_an_earlier_node_reported_is_not_reported_again() -> None:
 def test_stops_restarts_and_quarantines_are_no_failures() -> None:
     for leaving in (Leaving.STOP, Leaving.RESTART):
         incidents = Incidents()
-        p, _ = proc.stop(ready(), 1.0, leaving)
+        p, _ = transitions.stop(ready(), 1.0, leaving)
         assert incidents.noticed(p, 1.0) is None
         assert incidents.noticed(crash(p, 2.0, 0), 2.0) is None
     incidents = Incidents()
-    p, _ = proc.restarted_by_rule(ready(), "why", 1.0)
+    p, _ = transitions.restarted_by_rule(ready(), "why", 1.0)
     assert incidents.noticed(p, 1.0) is None
-    p, _ = proc.quarantined(ready(), "why", 1.0)
+    p, _ = transitions.quarantined(ready(), "why", 1.0)
     assert incidents.noticed(p, 1.0) is None
     assert incidents.noticed(crash(p, 2.0, 0), 2.0) is None

@@ -10,7 +10,7 @@ from typing import Any
 from agentkit.names import Incarnation
 from startup.node.memory import Remembering, process_of
 from startup.plan import process as proc
-from startup.plan import reconfigure
+from startup.plan import reconfigure, transitions
 from startup.plan.actions import Action, Configure, ForkBeside
 from startup.plan.phase import Phase
 from startup.plan.process import Process
@@ -29,9 +29,9 @@ class Slot:
         self.core = Reconciler("m", Random(0))
         self.number = 0
         self.up(**keys)
-        self.on(lambda p: proc.ordered(p, FIRST))
-        self.on(lambda p: proc.forked(p, 10, FIRST, 0.0))
-        self.on(lambda p: proc.ready(replace(p, takes_config=takes_config), 0.0))
+        self.on(lambda p: transitions.ordered(p, FIRST))
+        self.on(lambda p: transitions.forked(p, 10, FIRST, 0.0))
+        self.on(lambda p: transitions.ready(replace(p, takes_config=takes_config), 0.0))
 
     @property
     def p(self) -> Process:

@@ -11,8 +11,7 @@ import pytest
 from agentkit.agent.orders import EXIT_ASLEEP
 from agentkit.names import Incarnation
 from startup.node.memory import after_boot, facts_of, process_of
-from startup.plan import process as proc
-from startup.plan import sleep_transitions
+from startup.plan import ending, sleep_transitions, transitions
 from startup.plan.actions import CloseListeners, Fork, ForkBeside, LieDown, OpenListeners, Terminate
 from startup.plan.phase import Phase
 from startup.plan.process import Leaving, Process
@@ -72,8 +71,8 @@ def test_falling_asleep_is_ready_for_everybody_else_until_nothing_is_left_and_th
     assert asks(sim) is None
     assert process(sim).leaving is Leaving.SLEEP
     assert sim.phases() == {"A": "ready", "B": "ready"}
-    p = proc.leaves(process(sim), sim.now_s)
-    assert (p.phase, proc.gone(p, sim.now_s).phase, proc.gone(p, sim.now_s).pid) == (Phase.READY, Phase.READY, None)
+    p = transitions.leaves(process(sim), sim.now_s)
+    assert (p.phase, ending.gone(p, sim.now_s).phase, ending.gone(p, sim.now_s).pid) == (Phase.READY, Phase.READY, None)
     sim.exit(A, EXIT_ASLEEP)
     sim.settle()
     assert sim.phases() == {"A": "hibernated", "B": "ready"}
@@ -109,12 +108,12 @@ def test_a_crash_while_falling_asleep_is_a_crash_and_is_started_again_within_the
 
 
 def test_an_exit_that_nobody_could_reap_is_a_sleep_when_it_was_falling_asleep_and_a_crash_else() -> None:
-    p = proc.ready(running(), 1.0)
+    p = transitions.ready(running(), 1.0)
     asleep = sleep_transitions.asks(p, Wish(), 1.0, WALL_S)
     assert isinstance(asleep, Process)
-    assert proc.exited(asleep, None, 2.0, RANDOM)[0].phase is Phase.HIBERNATED
-    assert proc.exited(p, None, 2.0, RANDOM)[0].phase is Phase.WAITING
-    assert proc.exited(p, EXIT_ASLEEP, 2.0, RANDOM)[0].phase is Phase.HIBERNATED  # whatever this node had heard of it
+    assert ending.exited(asleep, None, 2.0, RANDOM)[0].phase is Phase.HIBERNATED
+    assert ending.exited(p, None, 2.0, RANDOM)[0].phase is Phase.WAITING
+    assert ending.exited(p, EXIT_ASLEEP, 2.0, RANDOM)[0].phase is Phase.HIBERNATED  # whatever this node had heard of it
 
 
 def test_who_stays_awake_after_all_says_so_and_is_ready_as_before() -> None:
@@ -139,7 +138,7 @@ def test_who_stays_awake_after_all_says_so_and_is_ready_as_before() -> None:
     ],
 )
 def test_what_nobody_could_wake_does_not_sleep(spec: AgentSpec, why: str) -> None:
-    p = replace(proc.ready(running(), 1.0), spec=spec)
+    p = replace(transitions.ready(running(), 1.0), spec=spec)
     refusal = sleep_transitions.asks(p, Wish(), 2.0, WALL_S)
     assert isinstance(refusal, Refusal)
     assert why in refusal.why
@@ -149,8 +148,10 @@ def test_what_nobody_could_wake_does_not_sleep(spec: AgentSpec, why: str) -> Non
 def test_nobody_falls_asleep_while_it_starts_stops_or_is_replaced() -> None:
     p = running()
     assert isinstance(sleep_transitions.asks(p, Wish(), 1.0, WALL_S), Refusal)
-    ready = proc.ready(p, 1.0)
-    assert isinstance(sleep_transitions.asks(proc.stop(ready, 2.0, Leaving.STOP)[0], Wish(), 2.0, WALL_S), Refusal)
+    ready = transitions.ready(p, 1.0)
+    assert isinstance(
+        sleep_transitions.asks(transitions.stop(ready, 2.0, Leaving.STOP)[0], Wish(), 2.0, WALL_S), Refusal
+    )
     sim = up(agent("A"))
     sim.machines["m"].core.restart([A], sim.now_s)
     sim.settle()
@@ -323,5 +324,5 @@ def test_a_sleeper_is_remembered_with_its_wake_time_and_a_boot_leaves_nothing_el
     assert (found.phase, found.deadline_s, actions) == (Phase.HIBERNATED, 45.0, [OpenListeners(A), LieDown(A)])
     late, _ = sleep_transitions.found_again(q, 5.0, WALL_S + sim.now_s + 2000.0)
     assert late.deadline_s == 5.0  # it was due while the machine was off
-    awake = proc.ready(running(), 1.0)
+    awake = transitions.ready(running(), 1.0)
     assert after_boot(facts_of(awake, "d")) is None

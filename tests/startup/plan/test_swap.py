@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentkit.names import Incarnation
-from startup.plan import process as proc
-from startup.plan import swap
+from startup.plan import ending, swap, transitions
 from startup.plan.actions import Abort, Fork, ForkBeside, Release, Terminate
 from startup.plan.phase import Phase
 from startup.plan.process import Process
@@ -243,11 +242,11 @@ def test_a_rule_replaces_within_the_restart_budget() -> None:
 
 @pytest.mark.parametrize("role", [swap.Role.COMES, swap.Role.GOES])
 def test_a_new_node_ends_the_process_that_does_not_hold_the_slot(role: swap.Role) -> None:
-    held = proc.ready(running(), 1.0)
+    held = transitions.ready(running(), 1.0)
     other = replace(held, pid=4712, incarnation=Incarnation(12))
     p, actions = swap.adopted(held, other, role, 5.0)
     assert (p.incarnation, actions) == (9, [Terminate(A, Incarnation(12))])
-    beside, _ = proc.exited(p.swap.beside, 0, 6.0, RANDOM)  # type: ignore[union-attr]
+    beside, _ = ending.exited(p.swap.beside, 0, 6.0, RANDOM)  # type: ignore[union-attr]
     p, actions = swap.settled(p, replace(p, swap=replace(p.swap, beside=beside)), [], 6.0)  # type: ignore[type-var]
     begun = p.swap.role if p.swap else None
     assert (begun, actions) == (
@@ -322,10 +321,10 @@ def _is_handed_over(sim: Simulation, id: object) -> bool:
 
 
 def test_what_is_told_of_the_process_beside_never_touches_the_sockets_of_the_slot() -> None:
-    p = swap.begun(proc.ready(running(), 1.0), agent("A", restart=RestartPolicy(max_attempts=0)), 2.0)
+    p = swap.begun(transitions.ready(running(), 1.0), agent("A", restart=RestartPolicy(max_attempts=0)), 2.0)
     p, _ = swap.forked_beside(p, 2.0)
     p = swap.ordered(p, Incarnation(10))
-    change = partial(proc.fork_failed, reason="no memory", now_s=2.1, random=RANDOM)
+    change = partial(ending.fork_failed, reason="no memory", now_s=2.1, random=RANDOM)
     assert isinstance(p.swap, swap.Swap)
     after, actions = swap.changed_beside(p, change(p.swap.beside))
     after, actions = swap.settled(p, after, actions, 2.1)
