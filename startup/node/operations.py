@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Protocol
 
 from agentkit.clock import SYSTEM_CLOCK
@@ -158,7 +157,6 @@ class Operations:
         measured, asks = bool(arguments.get("memory")), bool(arguments.get("others"))
         but = tuple(arguments.get("but") or ()) if asks else None
         memory, others = await self._views.nodes(memory=measured, but=but)
-        rows = (replace(row, memory_mb=memory.get(str(row.id))) for row in self._table.rows())
         return {
             **self._itself.own(),
             "peers": self._mesh.circle.states(),
@@ -166,7 +164,7 @@ class Operations:
             "revisions": {self._core.machine: self._revisions.number, **self._mesh.circle.numbers()},
             "digests": {machine: digest for machine, (_, digest) in self._mesh.circle.revisions().items()},
             "others": others,
-            "agents": [row.to_wire() for row in rows],
+            "agents": [row.to_wire() | {"memory_mb": memory.get(str(row.id))} for row in self._table.rows()],
         }
 
     def _names(self, _: Mapping[str, Any]) -> dict[str, Any]:
