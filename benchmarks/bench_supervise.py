@@ -2,11 +2,12 @@
 
     python benchmarks/bench_supervise.py [--quick] [--json] [--only TEXT]...
 
-`--only restart`, `--only rest`, `--only large`, `--only apply`: one of the parts; `--only circus` and the like: one supervisor of the
+`--only kill`, `--only rest`, `--only large`, `--only apply`: one of the parts; `--only circus` and the like: one supervisor of the
 first.
 
-- restart: `kill -9` to the next answer, beside circus and supervisord (supervise_restarts.py).
-- rest: how much of one core fleet84, its nodes and its zygotes take together while nobody calls (supervise_size.py).
+- kill: `kill -9` to the next answer, beside circus and supervisord (supervise_restarts.py).
+- rest: how much of one core fleet84, its nodes and its zygotes take together while nobody calls, beside as many bare processes
+  that wake as often (supervise_size.py).
 - large: 1,000 agents on this machine: `up`, `status`, `down` and memory.
 - apply: a change of all agents of fleet84 while they are called (supervise_apply.py).
 """
@@ -22,7 +23,7 @@ from supervise_restarts import SUPERVISORS, restarts
 from supervise_size import large, rest
 
 PARTS: Final[dict[str, Callable[[Options], list[Table]]]] = {
-    "restart": restarts,
+    "kill": restarts,
     "rest": rest,
     "large": large,
     "apply": apply,
@@ -32,7 +33,7 @@ PARTS: Final[dict[str, Callable[[Options], list[Table]]]] = {
 def main() -> None:
     wanted = options(__doc__ or "")
     compile_all()
-    parts = {name: [name, *(SUPERVISORS if name == "restart" else ())] for name in PARTS}
+    parts = {name: [name, *(SUPERVISORS if name == "kill" else ())] for name in PARTS}
     chosen = [
         run
         for name, run in PARTS.items()

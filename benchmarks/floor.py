@@ -27,7 +27,7 @@ from startup.node import boot
 from startup.node.exits import Exit
 from startup.node.listeners import open_listener
 from startup.node.options import NodeOptions
-from startup.node.zygote_link import ForkOrder, ZygoteLink
+from startup.node.zygote_link import Forked, ForkOrder, ZygoteLink
 
 HERE: Final = Path(__file__).resolve().parent
 GIVE_UP_S: Final = 60.0
@@ -60,17 +60,11 @@ class Round:
         loop.add_reader(self._notify, told)
         begun = time.perf_counter()
         orders = (_order(kind, n, places) for n in range(len(listeners)))
-        forked = await asyncio.gather(
-            *(
-                self._link.fork(order, {name: sock.fileno() for name, sock in pair.items()})
-                for order, pair in zip(orders, listeners, strict=True)
-            )
-        )
+        forked = await asyncio.gather(*(self._fork(order, pair) for order, pair in zip(orders, listeners, strict=True)))
         async with asyncio.timeout(GIVE_UP_S):
             seconds: float = await all_ready - begun
         loop.remove_reader(self._notify)
         memory_mb = median([pss_mb(process.pid) for process in forked])
-        self._pids.update(process.pid for process in forked)
         for process in forked:
             signal.pidfd_send_signal(process.pidfd, signal.SIGTERM)
             os.close(process.pidfd)
@@ -79,6 +73,11 @@ class Round:
             async with asyncio.timeout(GIVE_UP_S):
                 await self._ended.wait()
         return seconds, memory_mb
+
+    async def _fork(self, order: ForkOrder, pair: dict[str, socket.socket]) -> Forked:
+        forked = await self._link.fork(order, {name: sock.fileno() for name, sock in pair.items()})
+        self._pids.add(forked.pid)
+        return forked
 
 
 def _order(kind: str, number: int, places: Any) -> ForkOrder:
@@ -121,16 +120,22 @@ async def _measure(options: NodeOptions, count: int, rounds: int) -> dict[str, d
 
     link = await ZygoteLink.connect(options.places.zygote, on_exit=on_exit, on_lost=ended.set)
     measured: dict[str, dict[str, list[float]]] = {kind: {"seconds": [], "pss_mb": []} for kind in TARGETS}
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, _listeners(count) as listeners:
-        notify.bind(str(options.places.notify))
-        notify.setblocking(False)
-        for _ in range(rounds):
-            for kind, values in measured.items():
-                seconds, memory_mb = await Round(link, notify, pids, ended).run(kind, options.places, listeners)
-                values["seconds"].append(seconds)
-                values["pss_mb"].append(memory_mb)
-    await link.stop()
-    link.close()
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, _listeners(count) as listeners:
+            notify.bind(str(options.places.notify))
+            notify.setblocking(False)
+            for _ in range(rounds):
+                for kind, values in measured.items():
+                    seconds, memory_mb = await Round(link, notify, pids, ended).run(kind, options.places, listeners)
+                    values["seconds"].append(seconds)
+                    values["pss_mb"].append(memory_mb)
+    finally:
+        # While one of them lives the zygote waits for another node, and whoever reads our output waits for the zygote
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await link.stop()
+        link.close()
     return measured
 
 

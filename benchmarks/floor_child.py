@@ -11,10 +11,11 @@ import time
 import uvloop
 import zmq
 
+from agentkit.agent.telling import RETRY_S
 from agentkit.health import http
 from agentkit.health.checks import Verdict
 from agentkit.transport import adopt, context, frames
-from agentkit.transport.notify import Notifier
+from agentkit.transport.notify import Notifier, Outcome
 from agentkit.transport.reader import Reader
 
 BEGAN_S = time.monotonic()
@@ -41,7 +42,9 @@ async def main() -> None:
     adopt.bind_adopted(router, listeners["inbox-local"])
     reader = Reader(router, lambda received: frames.send(router, received))
     server = await http.serve(http.application(View()), listeners["http"])
-    Notifier.from_environment(os.environ).send({"READY": 1})
+    notifier = Notifier.from_environment(os.environ)
+    while notifier.send_now({"READY": 1}) is Outcome.FULL:  # as agents do; one that gave up would be waited for in vain
+        await asyncio.sleep(RETRY_S)
     stopped = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().add_signal_handler(15, stopped.set_result, None)
     await stopped

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -10,11 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
-from bench_startup import FLEET84, SETTLE_S, Fleet, fleet, large_yaml
+from bench_startup import AGENTS, FLEET84, SETTLE_S, Fleet, fleet, large_yaml
 from common import Options, Table, free_ports, median, pss_mb, say
 
 #: How long the resting fleet is watched, in seconds: (long form, short form).
 WATCH_S: Final = (60.0, 10.0)
+REST_FLOOR_SCRIPT: Final = Path(__file__).with_name("rest_floor.py")
 #: Agents of the large fleet, and how often it is brought up: (long form, short form).
 LARGE: Final = ((1000, 3), (100, 1))
 
@@ -23,24 +27,38 @@ def rest(wanted: Options) -> list[Table]:
     watch_s = WATCH_S[wanted.quick]
     with fleet() as ours:
         _, up = ours.up()
+        bare = _bare_processes(ours)
         say(f"at rest: settling for {SETTLE_S:g} s, watching for {watch_s:g} s")
         time.sleep(SETTLE_S)
-        kinds = processes_of(ours, up)
+        kinds = {**processes_of(ours, up), "bare process": bare}
         before = {kind: _on_cpu_s(pids) for kind, pids in kinds.items()}
         begun_s = time.monotonic()
         time.sleep(watch_s)
         passed_s = time.monotonic() - begun_s
         shares = {kind: 100 * (_on_cpu_s(pids) - before[kind]) / passed_s for kind, pids in kinds.items()}
         ours.down()
+    floor = shares.pop("bare process")
     table = Table(
         f"{FLEET84.name} at rest: of one core",
-        ("process", "number", "% of one core"),
-        notes=[f"time on a processor as the scheduler counts it, over {passed_s:.0f} s; wanted: 3 % at most for all"],
+        ("process", "number", "% of one core", "/ floor"),
+        notes=[
+            f"time on a processor as the scheduler counts it, over {passed_s:.0f} s; wanted: 3 % at most for all",
+            "the floor: forked processes that wake as often as agents do and do nothing, at the same time",
+        ],
     )
     for kind, share in shares.items():
-        table.add(kind, len(kinds[kind]), share)
-    table.add("all", sum(map(len, kinds.values())), sum(shares.values()))
+        table.add(kind, len(kinds[kind]), share, share / floor)
+    total = sum(shares.values())
+    table.add("all", sum(len(kinds[kind]) for kind in shares), total, total / floor)
+    table.add("floor", len(bare), floor, 1.0)
     return [table]
+
+
+def _bare_processes(ours: Fleet) -> list[int]:
+    parent = ours.processes.start(sys.executable, REST_FLOOR_SCRIPT, AGENTS, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids: list[int] = json.loads(parent.stdout.readline())
+    return pids
 
 
 def large(wanted: Options) -> list[Table]:
