@@ -61,6 +61,8 @@ class Checks:
 
     async def once(self) -> None:
         """Every check, all at the same time."""
+        if not self._checks:
+            return
         await asyncio.gather(*(self._check(name, function, options) for name, function, options in self._checks))
 
     def forever(self) -> list[Callable[[], Awaitable[None]]]:
@@ -117,6 +119,8 @@ class Checks:
 
 def resumed(owner: object, ran_s: Mapping[str, float]) -> dict[str, float]:
     """When `@every` methods count as run last that did so before a deep sleep: what was missed meanwhile is one run."""
+    if not ran_s:
+        return {}
     now = now_s()
     every = {name: options.interval_s for name, _, options in marked(type(owner), Every)}
     return {name: min(max(ran_s[name], now - each_s), now) for name, each_s in every.items() if name in ran_s}

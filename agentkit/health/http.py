@@ -11,7 +11,6 @@ most MAX_REQUEST_BYTES: slow or hostile clients cost a bounded amount and can't 
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import socket
 from collections.abc import Mapping
@@ -135,6 +134,10 @@ class _Connection(HttpToolsProtocol):
 
     server_state: _State
 
+    def __init__(self, app: ASGIApp, state: _State, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(_CONFIG, state, app_state={}, _loop=loop)
+        self.app = app  # not a config of its own for each: copying one touches 50 pages that forks share
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         state = self.server_state
@@ -229,16 +232,12 @@ async def serve(app: ASGIApp, sock: socket.socket, *, clock: Clock = SYSTEM_CLOC
 
     `sock` stays the caller's: it may be shared with other processes, so it is never shut down. Meant for uvloop:
     asyncio accepts and attaches in different turns of the loop, and closing in between strands a connection."""
-    config = copy.copy(_CONFIG)
-    config.loaded_app = app
     state = _State(clock)
     loop = asyncio.get_running_loop()
     own = sock.dup()
     try:
         own.setblocking(False)
-        server = await loop.create_server(
-            lambda: _Connection(config=config, server_state=state, app_state={}, _loop=loop), sock=own, backlog=BACKLOG
-        )
+        server = await loop.create_server(lambda: _Connection(app, state, loop), sock=own, backlog=BACKLOG)
     except BaseException:
         own.close()
         raise

@@ -109,6 +109,8 @@ class FilePolicy(NamedTuple):
     @classmethod
     def read(cls, table: Mapping[str, Any], *, at: str = "policy") -> FilePolicy:
         """From plain data: a map of each. ConfigError, naming `at`, for what is none."""
+        if not table:
+            return NOTHING_SAID  # most agents: ten functions less at each start
         try:
             return cls(
                 serve=ServePolicy(**table.get("serve", {})),

@@ -92,7 +92,8 @@ def redirect(log_path: str) -> None:
     os.close(nowhere)
     os.close(log)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        # not again in the fork of a process that has done so: each time makes an encoder, and with it 20 pages
+        if hasattr(stream, "reconfigure") and not (stream.line_buffering and stream.errors == "backslashreplace"):
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
 
 
@@ -154,7 +155,9 @@ def _join(cgroups: Sequence[str]) -> None:
 
 def _replace_environment(environment: Mapping[str, str]) -> None:
     """What is the same already stays: most of it is, in a child of the zygote, and clearing 40 variables took 0.2 ms."""
-    for name in os.environ.keys() - environment.keys():
+    for name in [
+        name for name in os.environ if name not in environment
+    ]:  # views would need nine functions of abstract classes
         del os.environ[name]
     for name, value in environment.items():
         if os.environ.get(name) != value:
