@@ -24,7 +24,7 @@ from startup.plan.revision import Revision
 
 
 class Owner(Protocol):
-    """The node itself, as far as operations need it (daemon.Node)."""
+    """The node itself, as far as operations need it (node.Node)."""
 
     is_ending: bool
 

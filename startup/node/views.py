@@ -29,7 +29,7 @@ Answer: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
 
 class Here(Protocol):
-    """This machine, as far as others are told of it (daemon.Node)."""
+    """This machine, as far as others are told of it (node.Node)."""
 
     def own(self) -> dict[str, Any]:
         """`node` and `revision`, as `status` tells them."""
