@@ -17,8 +17,9 @@ from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from startup.node import procinfo
 from startup.node.exits import Exit, ExitWatch
-from startup.node.hands import Hands, Running
+from startup.node.hands import Hands
 from startup.node.memory import beginnings, beside_of, process_of, without_process
+from startup.node.running import Running
 from startup.node.zygote_link import Inherited
 from startup.plan import ending
 from startup.plan import process as proc

@@ -16,8 +16,9 @@ from agentkit.transport.gate import STACKS
 from startup.errors import Refused
 from startup.node import logread
 from startup.node.attached import Attached
-from startup.node.hands import Hands, Running
+from startup.node.hands import Hands
 from startup.node.paths import Places
+from startup.node.running import Running
 
 #: An agent whose loop turns answers at once; one that has not by then, in seconds, is taken for stuck.
 ANSWERS_WITHIN_S: Final = 2.0

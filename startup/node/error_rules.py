@@ -155,8 +155,7 @@ class ErrorRules:
             return
         self._quarantined[id] = why
         self._save()
-        self._core.on(id, partial(transitions.quarantined, why=why, now_s=now_s), now_s)
-        self._turns.soon()
+        self._turns.on(id, partial(transitions.quarantined, why=why, now_s=now_s))
         self._desk.add(
             id, reaction.seen.incarnation, word_of_the_node("warning", QUARANTINED + why, SYSTEM_CLOCK.wall_s())
         )
@@ -165,8 +164,7 @@ class ErrorRules:
         def show(now: Process) -> Process:
             return now if now.last_error == text else replace(now, last_error=text)
 
-        self._core.on(p.id, show, self._turns.now_s(), incarnation=Incarnation(incarnation))
-        self._turns.soon()
+        self._turns.on(p.id, show, incarnation=Incarnation(incarnation))
 
     # -- who is quarantined
 

@@ -5,38 +5,31 @@ Between a process's exit and the reconciler's hearing of it lies the sweep: "sto
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Final
 
-from agentkit.errors import AgentkitError
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from agentkit.transport.gate import HANDED_OVER, SUCCEEDED
 from startup.node.bounds import Bounds
-from startup.node.configs import Configs
 from startup.node.doors import Doors
 from startup.node.endgame import Census, Endgame
 from startup.node.exits import Exit
-from startup.node.gates import Gate
+from startup.node.forks import FORK_ERRORS, Forks
 from startup.node.hibernation.health_answers import told
 from startup.node.hibernation.socket_activation import SocketActivation
-from startup.node.lending import Lending
-from startup.node.orders import NOTHING, fork_order, listening_on, machine_of
-from startup.node.paths import Places, own_folder
-from startup.node.probes import log_size
+from startup.node.orders import machine_of
+from startup.node.paths import Places
 from startup.node.readiness import Waits
+from startup.node.running import Running
 from startup.node.sockets import AgentSockets
 from startup.node.store import Incarnations
 from startup.node.turns import Turns
 from startup.node.zygotes import ZygoteKeeper
-from startup.plan import ending, swap, transitions
-from startup.plan import process as proc
+from startup.plan import ending, transitions
 from startup.plan.actions import (
     Abort,
     Action,
@@ -54,26 +47,11 @@ from startup.plan.actions import (
 )
 from startup.plan.phase import Phase
 from startup.plan.sleep_record import CONNECTION
-from startup.spec.fleet import AgentSpec, Fleet
 
 log = get_logger("node.hands")
 
 #: How a process is told to go.
 _GO: Final = {"": signal.SIGTERM, "serves": SUCCEEDED, "waits": HANDED_OVER}
-
-#: Reasons for which a fork does not come about and that the operator has to see.
-_FORK_ERRORS: Final = (AgentkitError, OSError)
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A process that this node looks after."""
-
-    id: AgentId
-    incarnation: Incarnation
-    pid: int
-    pidfd: int
-    log_start: int = 0  #: size of its log before it was forked
 
 
 class Hands:
@@ -91,23 +69,18 @@ class Hands:
         key: Callable[[], str] = lambda: "",
     ) -> None:
         """`key`: fingerprint of the key that the next process serves with."""
-        self._key = key
         self.running: dict[Incarnation, Running] = {}
         self.by_pid: dict[int, Running] = {}
         self.sockets = AgentSockets()
-        self.lending = Lending()
         self.on_lent: Callable[[Running], None] = lambda _: None  #: a process that nobody tells the end of
         #: What has to be done before an agent is told to go: it leaves the registry, then it drains. None: nothing has
         self.before_end: Callable[[AgentId], Awaitable[None] | None] = lambda _: None
-        self.configs: Configs | None = None  #: what is said over agents' config, and who tells them
         self.on_left: Callable[[Incarnation], None] = lambda _: None  #: nothing of a process is left
         self.on_known: Callable[[Running], None] = lambda _: None  #: from now on it is known whose pid this is
         self._turns = turns
         self._core = turns.core
         self._places = places
-        self._incarnations = incarnations
         self._zygote = zygote
-        self._nofile = nofile
         self._random = random
         self.doors = Doors(places)
         self.bounds = Bounds(places)
@@ -119,9 +92,22 @@ class Hands:
         )
         self._waits = Waits()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._gates: dict[Incarnation, Gate] = {}
-        self._on_order: set[Incarnation] = set()
-        self._ended_early: dict[Incarnation, Exit] = {}
+        #: Processes on their way; `forks.configs`: what is said over agents' config, and who tells them
+        self.forks = Forks(
+            turns,
+            places,
+            incarnations,
+            zygote,
+            sockets=self.sockets,
+            doors=self.doors,
+            bounds=self.bounds,
+            nofile=nofile,
+            random=random,
+            key=key,
+            spawn=self._spawn,
+            on_began=self._began,
+            on_ended=self.ended,
+        )
 
     # -- actions
 
@@ -129,11 +115,12 @@ class Hands:
         """Never raises; what can't be done is told to the reconciler."""
         match action:
             case Fork(id):
-                self._order(id)
+                self.activation.release(id)  # what comes from here on is for the process
+                self.forks.order(id)
             case ForkBeside(id):
-                self._order_beside(id)
+                self.forks.order_beside(id, self.running.get(self._core.processes[id].incarnation))
             case Release(_, incarnation):
-                self._open_gate(incarnation)
+                self.forks.open_gate(incarnation)
             case OpenListeners(id):
                 self.activation.release(id)
                 self._hold_ports(id)
@@ -146,8 +133,8 @@ class Hands:
             case Terminate() | Abort() | Kill():
                 self._signal(action)
             case Configure(id, incarnation):
-                assert self.configs is not None
-                self.configs.offer(id, incarnation)
+                assert self.forks.configs is not None
+                self.forks.configs.offer(id, incarnation)
             case ProbeReady(id):
                 self._probe(id)
             case ProbeExternal(name):
@@ -165,7 +152,7 @@ class Hands:
             self.bounds.adopt(spec, running.incarnation, running.pid)
             try:
                 self.doors.admit(spec)
-            except _FORK_ERRORS as exc:  # it runs on, and does not hear of us
+            except FORK_ERRORS as exc:  # it runs on, and does not hear of us
                 log.error("agent.no_door", agent=str(running.id), error=str(exc))
         self.bounds.clear()
 
@@ -176,7 +163,7 @@ class Hands:
 
     def is_wanted(self, incarnation: Incarnation) -> bool:
         """Whether this life counts. One on order does: a process may speak before the zygote's word of it is read."""
-        return incarnation in self.running or incarnation in self._on_order
+        return incarnation in self.running or self.forks.is_on_order(incarnation)
 
     def looks_after(self, id: AgentId, incarnation: Incarnation) -> bool:
         """Whether a process that says so is one of ours."""
@@ -194,8 +181,7 @@ class Hands:
     def ended(self, exit: Exit) -> None:
         """A process is gone (told by the zygote, or seen by ourselves)."""
         incarnation = Incarnation(exit.incarnation)
-        if incarnation in self._on_order:
-            self._ended_early[incarnation] = exit  # before we heard that it began
+        if self.forks.ended_early(exit):
             return
         running = self.running.pop(incarnation, None)
         if running is None:
@@ -203,12 +189,10 @@ class Hands:
         id = running.id
         if self.of(id) is None:
             self._waits.stop(id)
-        if gate := self._gates.pop(incarnation, None):
-            gate.close()
+        self.forks.close_gate(incarnation)
         self.by_pid.pop(running.pid, None)
         os.close(running.pidfd)
-        self._core.on(id, lambda p: ending.gone(p, self._turns.now_s()), self._turns.now_s(), incarnation=incarnation)
-        self._turns.soon()
+        self._turns.on(id, lambda p: ending.gone(p, self._turns.now_s()), incarnation=incarnation)
         self._spawn(self._clear(running, exit.code), f"sweep {id}")
 
     async def close(self) -> None:
@@ -222,103 +206,27 @@ class Hands:
             os.close(running.pidfd)
         self.running.clear()
         self.by_pid.clear()
-        for gate in self._gates.values():
-            gate.close()
+        self.forks.close()
         self.sockets.close_all()
         self.bounds.close()
         self.doors.close()
 
-    # -- forks
-
-    @property
-    def _fleet(self) -> Fleet:
-        revision = self._core.desired.revision
-        assert revision is not None
-        return revision.fleet
-
-    def _order(self, id: AgentId) -> None:
-        self.activation.release(id)  # what comes from here on is for the process
-        spec = self._core.processes[id].spec
-        incarnation = self._incarnations.take()
-        key = self._key()
-        self._core.on(id, lambda p: transitions.ordered(p, incarnation, key), self._turns.now_s())
-        self._on_order.add(incarnation)
-        self._spawn(self._fork(spec, incarnation, key), f"fork {id}")
-
-    def _order_beside(self, id: AgentId) -> None:
-        """A successor: it gets a gate, and its predecessor's pidfd."""
-        p = self._core.processes[id]
-        assert p.swap is not None
-        incarnation = self._incarnations.take()
-        key = self._key()
-        self._core.on(id, lambda p: swap.ordered(p, incarnation, key), self._turns.now_s())
-        self._on_order.add(incarnation)
-        predecessor = self.running.get(p.incarnation)
-        self._gates[incarnation] = Gate(predecessor.pidfd if predecessor else None)
-        self._spawn(self._fork(p.swap.beside.spec, incarnation, key), f"fork beside {id}")
-
-    def _open_gate(self, incarnation: Incarnation) -> None:
-        if gate := self._gates.pop(incarnation, None):
-            gate.open()
-
-    async def _fork(self, spec: AgentSpec, incarnation: Incarnation, key: str) -> None:
-        id = spec.id
-        gate = self._gates.get(incarnation)
-        try:
-            fds = self.sockets.open(id, self._wanted(spec))
-            if (user := self.doors.admit(spec)) is None:
-                own_folder(self._places.data(id.instance))
-            over = await self._over(id)
-            admission = self.bounds.prepare(spec, incarnation)
-            told = {**(self.doors.environment(spec, user) if user else NOTHING), **over}
-            order = fork_order(spec, self._fleet, self._places, incarnation, self._nofile, key, admission, user, told)
-            log_start = log_size(order.log_path)
-            # who has the longest chain of dependants decides when the last one is ready
-            urgency = self._core.desired.heights.get(id, 0)
-            loan = None if gate else self.lending.take(id)
-            if gate:
-                fds = {**fds, **gate.handed_down}
-            forked = loan.hand_over(order, fds) if loan else await self._zygote.fork(order, fds, urgency=urgency)
-        except _FORK_ERRORS as exc:
-            self._on_order.discard(incarnation)
-            self.bounds.ended(incarnation)
-            if gate:
-                self._gates.pop(incarnation, None)
-                gate.close()
-            self._tell(id, incarnation, partial(_fork_failed, str(exc), self._turns.now_s(), self._random))
-            return
-        self._on_order.discard(incarnation)
-        if gate:
-            gate.was_handed_down()
-        running = Running(id, incarnation, forked.pid, forked.pidfd, log_start)
-        self.running[incarnation] = self.by_pid[forked.pid] = running
-        self.bounds.began(incarnation, forked.pid)
+    def _began(self, running: Running, is_lent: bool) -> None:
+        id, incarnation = running.id, running.incarnation
+        self.running[incarnation] = self.by_pid[running.pid] = running
         now_s = self._turns.now_s()
-        self._tell(id, incarnation, lambda p: transitions.forked(p, forked.pid, incarnation, now_s))
-        if loan:
-            self._tell(id, incarnation, transitions.untimed)
+        self._turns.on(id, lambda p: transitions.forked(p, running.pid, incarnation, now_s), incarnation=incarnation)
+        if is_lent:
+            self._turns.on(id, transitions.untimed, incarnation=incarnation)
             self.on_lent(running)
         self.on_known(running)
-        early = self._ended_early.pop(incarnation, None)
-        if early is not None:
-            self.ended(early)
 
-    async def _over(self, id: AgentId) -> Mapping[str, str]:
-        """What is said over its config elsewhere, once it is known, for its environment."""
-        if self.configs is None:
-            return NOTHING
-        await self.configs.known()
-        over = self.configs.over(id)
-        return {"AGENTKIT_CONFIG_OVER": json.dumps(dict(over))} if over else NOTHING
-
-    def _wanted(self, spec: AgentSpec) -> dict[str, tuple[str, int]]:
-        fleet = self._fleet
-        return listening_on(spec, machine_of(fleet, spec.machine).host, fleet.security)
+    # -- ports
 
     def _hold_ports(self, id: AgentId) -> None:
         try:
-            self.sockets.open(id, self._wanted(self._core.processes[id].spec))
-        except _FORK_ERRORS as exc:
+            self.forks.listeners(self._core.processes[id].spec)
+        except FORK_ERRORS as exc:
             log.warning("agent.port", agent=str(id), error=str(exc))  # tried again, and told, when it is forked
 
     # -- sleep
@@ -327,8 +235,8 @@ class Hands:
         p = self._core.processes[id]
         had_them = self.sockets.has(id)
         try:
-            fds = self.sockets.open(id, self._wanted(p.spec))
-        except _FORK_ERRORS as exc:
+            fds = self.forks.listeners(p.spec)
+        except FORK_ERRORS as exc:
             # Nobody could wake it, so it does not sleep: it starts, which tells what is wrong with its port
             log.error("agent.port", agent=str(id), error=str(exc))
             self._core.wake(id, str(exc), self._turns.now_s())
@@ -367,7 +275,7 @@ class Hands:
     def _is_over_limit(self, id: AgentId, incarnation: Incarnation, why: str) -> None:
         log.warning("agent.over_limit", agent=str(id), why=why)
         now_s = self._turns.now_s()
-        self._tell(id, incarnation, lambda p: transitions.over_limit(p, why, now_s))
+        self._turns.on(id, lambda p: transitions.over_limit(p, why, now_s), incarnation=incarnation)
 
     async def _terminate_after(self, waiting: Awaitable[None], running: Running) -> None:
         await waiting
@@ -381,7 +289,9 @@ class Hands:
         self.on_left(running.incarnation)
         why = self.bounds.ended(running.incarnation)
         now_s = self._turns.now_s()
-        self._tell(running.id, running.incarnation, lambda p: ending.exited(p, code, now_s, self._random, over=why))
+        self._turns.on(
+            running.id, lambda p: ending.exited(p, code, now_s, self._random, over=why), incarnation=running.incarnation
+        )
 
     # -- probes
 
@@ -390,16 +300,16 @@ class Hands:
         if running is None:
             return
         spec = self._core.processes[id].spec
-        host = machine_of(self._fleet, spec.machine).host
+        host = machine_of(self.forks.fleet, spec.machine).host
 
         def on_ready() -> None:
             now_s = self._turns.now_s()
-            self._tell(id, running.incarnation, lambda p: transitions.ready(p, now_s))
+            self._turns.on(id, lambda p: transitions.ready(p, now_s), incarnation=running.incarnation)
 
         self._waits.for_program(spec, host, str(self._places.log(id.instance)), running.log_start, on_ready)
 
     def _probe_external(self, name: str) -> None:
-        external = next((found for found in self._fleet.externals if found.name == name), None)
+        external = next((found for found in self.forks.fleet.externals if found.name == name), None)
         if external is None:
             return
 
@@ -409,13 +319,7 @@ class Hands:
 
         self._waits.for_external(external, lambda: self._core.waits_for_external(name), on_answer)
 
-    # -- telling
-
-    def _tell(
-        self, id: AgentId, incarnation: Incarnation, change: Callable[[proc.Process], proc.Process | proc.Outcome]
-    ) -> None:
-        self._core.on(id, change, self._turns.now_s(), incarnation=incarnation)
-        self._turns.soon()
+    # -- tasks
 
     def _spawn(self, work: object, name: str) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)  # type: ignore[arg-type]
@@ -426,7 +330,3 @@ class Hands:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("node.task_failed", task=task.get_name(), exc_info=task.exception())
-
-
-def _fork_failed(reason: str, now_s: float, random: Random, p: proc.Process) -> proc.Outcome:
-    return ending.fork_failed(p, reason, now_s, random)

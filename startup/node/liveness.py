@@ -70,7 +70,4 @@ class Liveness:
         why = f"it did not answer {missed} times in a row, each within {in_words(policy.timeout_s)}"
         log.warning("program.silent", agent=str(p.id), pid=p.pid, missed=missed)
         now_s = self._turns.now_s()
-        self._turns.core.on(
-            p.id, partial(transitions.unresponsive, why=why, now_s=now_s), now_s, incarnation=p.incarnation
-        )
-        self._turns.soon()
+        self._turns.on(p.id, partial(transitions.unresponsive, why=why, now_s=now_s), incarnation=p.incarnation)

@@ -29,7 +29,7 @@ from startup.node.events import NodeEvents
 from startup.node.exits import Exit, ExitWatch, gone
 from startup.node.feeds import Feeds
 from startup.node.fence import Fence
-from startup.node.hands import Hands, Running
+from startup.node.hands import Hands
 from startup.node.hearing import Hearing
 from startup.node.heirs import UP, Heir
 from startup.node.hibernation.memory_budget import MemoryBudget
@@ -52,6 +52,7 @@ from startup.node.registry import Registry
 from startup.node.remote_control import RemoteControl
 from startup.node.rollbacks import Rollbacks
 from startup.node.rotation import Rotation
+from startup.node.running import Running
 from startup.node.senses import Senses
 from startup.node.store import Incarnations, Revisions
 from startup.node.table import ClusterTable
@@ -140,7 +141,7 @@ class Node:
         self._chaos = Chaos(self.turns, self._hands, self._zygote, self._mesh)
         self._leaders = Leaders(places, incarnations, self._hands.looks_after)
         self._hands.on_left = self._leaders.ended
-        self._configs = self._hands.configs = Configs(self.turns, places, self._hands.looks_after)
+        self._configs = self._hands.forks.configs = Configs(self.turns, places, self._hands.looks_after)
         self._hearing.offer(
             {
                 **self._key_words.answers,

@@ -173,14 +173,14 @@ class Operations:
     async def _lend(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The slot's own process stops, `pid` becomes its next; answered once it has been handed everything."""
         id = AgentId.parse(arguments["id"])
-        loan = self._hands.lending.ask(id, int(arguments["pid"]), str(arguments["socket"]))
+        loan = self._hands.forks.lending.ask(id, int(arguments["pid"]), str(arguments["socket"]))
         try:
             if not self._core.restart([id], self._turns.now_s(), may_roll=False):
                 raise Refused("not_wanted", f"{id}: {self._core.desired.why_not(id) or 'not an agent of this machine'}")
             self._turns.soon()
             return await loan.handed
         finally:
-            self._hands.lending.end(loan)
+            self._hands.forks.lending.end(loan)
 
     def _stop_node(self, _: Mapping[str, Any]) -> dict[str, Any]:
         self._owner.leave()

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from agentkit.names import AgentId
 from agentkit.observe.log import get_logger
-from startup.node.hands import Hands, Running
+from startup.node.hands import Hands
 from startup.node.notify import WATCHDOG, Notification
+from startup.node.running import Running
 from startup.node.sockets import named
 from startup.node.turns import Turns
 from startup.node.zygote_wire import close_all
@@ -82,8 +83,7 @@ class Senses:
         def change(p: Process) -> Process:
             return heard(p, fields, now_s)
 
-        self._core.on(running.id, change, now_s, incarnation=running.incarnation)
-        self._turns.soon()
+        self._turns.on(running.id, change, incarnation=running.incarnation)
 
     def _take_sockets(self, id: AgentId, said: Notification) -> None:
         """An agent hands its sockets to a node that may have none of them (FDSTORE=1)."""

@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from agentkit.clock import SYSTEM_CLOCK, Clock
-from agentkit.names import AgentId
+from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from startup.node.table import ClusterTable
 from startup.plan.actions import Action
 from startup.plan.phase import COMING_UP, SETTLED, Phase
 from startup.plan.process import Process
-from startup.plan.reconcile import Reconciler
+from startup.plan.reconcile import Change, Reconciler
 from startup.plan.rollout import Failure
 from startup.plan.rows import Place, row_of
 
@@ -75,6 +75,11 @@ class Turns:
         if not self._is_due:
             self._is_due = True
             self._loop.call_soon(self._turn)
+
+    def on(self, id: AgentId, change: Change, *, incarnation: Incarnation | None = None) -> None:
+        """`Reconciler.on`, now; what comes of it is looked at soon."""
+        self.core.on(id, change, self.now_s(), incarnation=incarnation)
+        self.soon()
 
     def close(self) -> None:
         self._is_due = True  # no further turn
