@@ -127,7 +127,7 @@ class Acting:
         """Where the revision says, if that is not where we do; a machine that the fleet no longer has stays where it is."""
         if any(machine.name == self._options.places.machine for machine in revision.fleet.machines):
             try:
-                self._mesh.listen(*self._address(revision))
+                self._mesh.receiver.listen(*self._address(revision))
             except OSError as exc:
                 log.error("node.not_listening", address=self._address(revision), error=str(exc))
 

@@ -21,47 +21,39 @@ and all of them: {machine, at: [life, clock], heard: the newest `at` of yours or
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from agentkit.clock import now_s
 from agentkit.directory.locate import NodeInfo, node_files
-from agentkit.errors import BadRequest, CallError, InternalError, UnknownMethod, Unreachable
+from agentkit.errors import CallError, Unreachable
 from agentkit.names import AgentId, AgentName, Incarnation, MachineName
 from agentkit.observe.log import get_logger
 from agentkit.transport.channel import Channel
-from agentkit.transport.inbox import Inbox
-from agentkit.transport.peer import Identity, Inbound
+from agentkit.transport.peer import Identity
 from agentkit.wire import values
-from startup.node import mesh_words
 from startup.node.ears import Ears
 from startup.node.keys import NodeKeys
 from startup.node.mesh_circle import Circle
 from startup.node.mesh_faults import MeshFaults
 from startup.node.mesh_links import Links
 from startup.node.mesh_peer import MeshTimes, Peer
+from startup.node.mesh_receiver import MeshReceiver
 from startup.node.mesh_rows import Copies
 from startup.node.mesh_vigil import MeshVigil
 from startup.node.paths import Places
-from startup.node.remote_control import CONTROL, RemoteControl
 from startup.plan.membership import PeerState
-from startup.plan.row import AgentRow
 
 log = get_logger("node.mesh")
 
 #: Name under which nodes introduce themselves; no agent can be called so.
 NODE_NAME: Final = AgentName("_node")
-#: An address that was let go of can be listened on again within this, in seconds.
-REBIND_WITHIN_S: Final = 3.0
 
 
 class Mesh:
     """One node's side of it. `start`, then `expect` the fleet's machines; `close` ends it."""
 
     def __init__(self, places: Places, incarnation: Incarnation, ears: Ears, times: MeshTimes | None = None) -> None:
-        self.endpoint: str | None = None
-        self.control = RemoteControl(_no_handler)  #: operators on other machines; the node puts its own here
         self.on_events: Callable[[str, str | None], None] = lambda *_: (
             None
         )  #: a machine's event relay is there, or gone
@@ -72,7 +64,6 @@ class Mesh:
         self._ears = ears
         self._me = Identity(AgentId(MachineName(places.machine), NODE_NAME), incarnation)
         self._loop = asyncio.get_running_loop()
-        self._inbox: Inbox | None = None
         self.circle = Circle(int(incarnation), self.times)
         self._peers, self._members = self.circle.peers, self.circle.members
         self._links = Links(
@@ -90,49 +81,37 @@ class Mesh:
         #: The others' copies of our rows
         self.copies = Copies(places.machine, ears, self._peers, self._ask_over, self._links.spawn)
         self._vigil = MeshVigil(self._members, self._peers, self._links, self.copies.beat, self._tell_changes)
-        self._bound: tuple[str, int | None] | None = None
         self._is_closing = False
         self.faults = MeshFaults(self._on_fault)
+        self.receiver = MeshReceiver(
+            self._me,
+            self.circle,
+            self._links,
+            ears,
+            self.faults,
+            keys=lambda: self.keys,
+            on_events=lambda machine, endpoint: self.on_events(machine, endpoint),
+            on_heard=self._tell_changes,
+            look_soon=self._vigil.soon,
+        )
+
+    @property
+    def endpoint(self) -> str | None:
+        """Where others find this node; None: it has not begun to listen."""
+        return self.receiver.endpoint
 
     # -- life
 
     def start(self, host: str, port: int | None) -> str:
         """Listen for the others; returns the endpoint. OSError: the port is taken, or the address is not this machine's."""
-        self._inbox = Inbox(self._me, self)
-        return self.listen(host, port)
-
-    def listen(self, host: str, port: int | None) -> str:
-        """Listen there (too): what others are told from now on. Nothing is unbound, which would cut who is connected."""
-        assert self._inbox is not None
-        if self._bound != (host, port):
-            is_encrypted = self.keys.encrypts(host)
-            if self.keys.ring is not None:
-                self._inbox.guard(self.keys.ring)
-            bound = self._inbox.bind(f"tcp://{host}:{port or '*'}", encrypted=is_encrypted)
-            self._bound = (host, port)
-            # told as asked for: libzmq tells an IPv6 form
-            self.endpoint = f"tcp://{host}:{bound.rpartition(':')[2]}"
-        assert self.endpoint is not None
-        return self.endpoint
+        return self.receiver.start(host, port)
 
     async def listen_anew(self) -> None:
         """The same address under the key that we have now. Everybody's connection ends and is made again. OSError: in vain."""
-        if self._inbox is None or self._bound is None or not self.keys.encrypts(self._bound[0]):
-            return
-        host, _ = self._bound
-        endpoint = f"tcp://{host}:{str(self.endpoint).rpartition(':')[2]}"
-        self._inbox.unbind(endpoint)
-        async with asyncio.timeout(REBIND_WITHIN_S):
-            while True:
-                try:
-                    self._inbox.bind(endpoint, encrypted=True)
-                except OSError:  # libzmq lets go of it in its own time
-                    await asyncio.sleep(0.01)
-                else:
-                    break
-        for peer in self._peers.values():
-            self._links.drop(peer)  # they know us by the old key
-            self._links.press(peer)
+        if await self.receiver.listen_anew():
+            for peer in self._peers.values():
+                self._links.drop(peer)  # they know us by the old key
+                self._links.press(peer)
 
     def pace(self, suspect_s: float, unreachable_s: float) -> None:
         """Other limits than before."""
@@ -204,51 +183,7 @@ class Mesh:
         for peer in self._peers.values():
             self._links.drop(peer)
         await self._links.close()
-        await self.control.close()
-        inbox, self._inbox = self._inbox, None
-        if inbox is not None:
-            inbox.close()
-
-    # -- transport.inbox.Receiver
-
-    def request(self, inbound: Inbound, *, is_late: bool = False) -> None:
-        """A word of another node. `is_late`: it was held back, as asked for."""
-        assert self._inbox is not None
-        if inbound.method == CONTROL:
-            self.control.request(self._inbox, inbound)
-            return
-        try:
-            said = values.unpack(inbound.body)
-            if error := self.keys.may_speak_for(self._inbox.identity(inbound.peer), str(said["machine"])):
-                raise error
-            if self._is_held(inbound, str(said["machine"]), is_late=is_late):
-                return
-            peer = self._word(inbound.method, said)
-            if find := self._ears.answers().get(inbound.method):
-                self._links.spawn(self._answer(inbound, find(said)), inbound.method)
-                return
-            answer = self._hear(peer, inbound.method, said) if peer is not None else None
-        except CallError as error:
-            self._inbox.refuse(inbound, error)
-        except (KeyError, TypeError, ValueError) as exc:
-            log.warning("mesh.bad_word", method=inbound.method, error=str(exc))
-            self._inbox.refuse(inbound, BadRequest(f"{inbound.method}: {exc}"))
-        else:
-            self._inbox.answer(inbound, answer)
-        self._tell_changes()
-
-    def _is_held(self, inbound: Inbound, machine: str, *, is_late: bool) -> bool:
-        """Whether it comes later. CallError: it is not heard at all."""
-        if self.faults.is_cut(machine):
-            raise Unreachable(f"{self._places.machine} is cut off from {machine} because an operator wants it")
-        delay_s = 0.0 if is_late else self.faults.delay_s(machine)
-        if delay_s:
-            self._loop.call_later(delay_s, partial(self._late, inbound))
-        return delay_s > 0
-
-    def _late(self, inbound: Inbound) -> None:
-        if self._inbox is not None:
-            self.request(inbound, is_late=True)
+        await self.receiver.close()
 
     def _on_fault(self, machine: str) -> None:
         peer = self._peers.get(machine)
@@ -261,98 +196,19 @@ class Mesh:
             self._links.press(peer)
             self._vigil.soon()
 
-    def abandon(self, inbound: Inbound) -> None:
-        """Only operators' questions can be given up: what nodes ask is over in an instant."""
-        if inbound.method == CONTROL:
-            self.control.abandon(inbound)
-
-    async def _answer(self, inbound: Inbound, finding: Awaitable[Any]) -> None:
-        assert self._inbox is not None
-        try:
-            self._inbox.answer(inbound, await finding)
-        except CallError as error:
-            self._inbox.refuse(inbound, error)
-        except Exception as exc:
-            log.exception("mesh.answer_failed", method=inbound.method)
-            self._inbox.refuse(inbound, InternalError(f"{inbound.method}: {type(exc).__name__}: {exc}"))
-
-    def _word(self, method: str, said: Mapping[str, Any]) -> Peer | None:
-        """Note what every word says of its sender; None when it is of a life that is over, or was its last."""
-        machine, at, number, digest = (
-            str(said["machine"]),
-            mesh_words.reading(said["at"]),
-            int(said["number"]),
-            str(said["digest"]),
-        )
-        echo = None if said["heard"] is None else mesh_words.reading(said["heard"])
-        if machine == self._places.machine:
-            log.error("mesh.same_machine", machine=machine, endpoint=said.get("endpoint"))
-            raise BadRequest(f"there are two nodes for machine {machine}: {self.endpoint}, and whoever asks")
-        self.circle.check_new(machine)
-        now = now_s()
-        if method == "mesh.hello" and not self._members.greeted(machine, at[0], now):
-            return None
-        if not self._members.word(machine, at, echo, now):
-            return None
-        peer = self.circle.peer(machine)
-        self._learn_revision(peer, number, digest)
-        return peer
-
-    def _learn_revision(self, peer: Peer, number: int, digest: str, *, anew: bool = False) -> None:
-        if anew or (number, digest) != (peer.number, peer.digest):
-            peer.number, peer.digest = number, digest[:100]
-            self._ears.on_revision(peer.machine, number, peer.digest)
-
-    def _hear(self, peer: Peer, method: str, said: Mapping[str, Any]) -> Any:
-        machine = peer.machine
-        match method:
-            case "mesh.hello":
-                peer.told = mesh_words.endpoint(said["endpoint"])
-                if not self.circle.is_sound(peer):
-                    peer.pause_s = 0.0
-                    self._links.dial(peer)
-                self.on_events(machine, mesh_words.endpoint(said["events"]))
-                self._vigil.soon()
-                number, digest = self._ears.own_revision()
-                return {"knows": self._copy(machine), "number": number, "digest": digest}
-            case "mesh.beat":
-                pass
-            case "mesh.events":
-                self.on_events(machine, mesh_words.endpoint(said["endpoint"]))
-                return None
-            case "mesh.sync" | "mesh.rows":
-                self._take(machine, said, is_all=method == "mesh.sync")
-            case "mesh.bye":
-                self._take(machine, said, is_all=False)
-                self._members.left(machine, mesh_words.reading(said["at"])[0], now_s())
-                self.on_events(machine, None)
-                return None
-            case _:
-                raise UnknownMethod(f"no method {method!r} between nodes")
-        return {"knows": self._copy(machine)}
-
-    def _copy(self, machine: str) -> str | None:
-        """The digest of what we know of its rows."""
-        return self._ears.rows_digest(machine, self._members[machine].generation)
-
-    def _take(self, machine: str, said: Mapping[str, Any], *, is_all: bool) -> None:
-        rows = [AgentRow.from_wire(row) for row in said["rows"]]
-        generation = self._members[machine].generation
-        self._ears.on_rows(machine, rows, generation=generation, upto=int(said["upto"]), is_all=is_all)
-
     # -- saying
 
     async def _introduce(self, peer: Peer, channel: Channel) -> Mapping[str, Any] | None:
         """The first words over a new connection; what the other says of itself and of what it knows. None: it does not count us
         among the living."""
-        said = {"endpoint": self.endpoint, "events": self._events}
+        said = {"endpoint": self.receiver.endpoint, "events": self._events}
         answer: Mapping[str, Any] | None = await self._ask_over(peer, channel, "mesh.hello", said)
         return answer
 
     async def _level(self, peer: Peer, channel: Channel, told: Mapping[str, Any] | None) -> None:
         """`channel` is the one in use from now on; `told` is what `_introduce` heard over it."""
         if told is not None:
-            self._learn_revision(peer, int(told["number"]), str(told["digest"]), anew=True)
+            self.receiver.learn_revision(peer, int(told["number"]), str(told["digest"]), anew=True)
         await self.copies.level(peer, channel, None if told is None else told["knows"])
 
     async def _tell_events(self, peer: Peer) -> None:
@@ -423,7 +279,3 @@ class Mesh:
             self._ears.on_peers()
             if any(self._members[machine].state is PeerState.SUSPECT for machine in changed):
                 self._vigil.soon()
-
-
-def _no_handler(_: object, __: int, operation: str, ___: Mapping[str, Any]) -> None:
-    raise UnknownMethod(f"{operation}: this node is not controlled from here")

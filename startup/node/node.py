@@ -206,7 +206,7 @@ class Node:
             OtherUsers(self._hands.doors, self._core, operations.handle),
             listener_fd=options.control_fd,
         )
-        self._mesh.control = RemoteControl(operations.handle)
+        self._mesh.receiver.control = RemoteControl(operations.handle)
         self._notify: NotifyServer | None = None
 
     # -- start and end
