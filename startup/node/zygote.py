@@ -17,9 +17,8 @@ import socket
 import struct
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 import setproctitle
@@ -27,30 +26,15 @@ import setproctitle
 from startup.node import child, linux, targets, zygote_wire
 from startup.node.options import NodeOptions
 from startup.node.preload import Preloaded
+from startup.node.respawn import Respawn
+from startup.node.zygote_peer import Peer
 from startup.node.zygote_state import State, path_id
-
-#: Pauses before the next node, in seconds: doubled each time, the first again after a node that stayed.
-NODE_DELAY_S: Final = (0.2, 5.0)
-#: How long a node must have been connected to count as one that stayed.
-NODE_STAYED_S: Final = 10.0
-#: With nothing left to look after, give up after this many nodes in a row that never connected.
-NODE_ATTEMPTS: Final = 6
 
 #: Descriptors that are free for each agent, and for everything else; what the soft limit is raised to is counted with them.
 _FDS_PER_AGENT: Final = 4
 _FDS_SPARE: Final = 64
 
 _CREDENTIALS: Final = struct.Struct("3i")
-
-
-@dataclass(slots=True)
-class Peer:
-    """A connection. It is the node's once it has said hello."""
-
-    sock: socket.socket
-    since_s: float
-    is_node: bool = False
-    outgoing: deque[tuple[list[Any], list[int]]] = field(default_factory=deque)
 
 
 class Zygote:
@@ -76,9 +60,7 @@ class Zygote:
         self._renew = renew
         self._strangers: dict[int, Peer] = {}  # connected, no hello yet
         self._node: Peer | None = None
-        self._node_due_s: float | None = None
-        self._node_delay_s = NODE_DELAY_S[0]
-        self._failed_nodes = 0
+        self._respawn = Respawn()
         self._starter_fd = -1 if state.had_node else _watch(starter_pid)
         self._poll = select.poll()
         self._forked: Counter[tuple[str, str | None]] = Counter()
@@ -101,7 +83,7 @@ class Zygote:
             self._resume_node()
         self._reap()  # whoever ended while the image changed
         while not self._is_done():
-            for fd, events in self._poll.poll(self._patience_ms()):
+            for fd, events in self._poll.poll(self._respawn.patience_ms(time.monotonic())):
                 if fd == woken:
                     os.read(woken, 4096)
                     self._reap()
@@ -111,7 +93,7 @@ class Zygote:
                     self._starter_gone()
                 else:
                     self._serve(fd, events)
-            if self._node_due_s is not None and time.monotonic() >= self._node_due_s:
+            if self._respawn.is_due(time.monotonic()):
                 self._fork_node()
         return 0
 
@@ -121,21 +103,16 @@ class Zygote:
         if self._state.children:
             return False
         if self._state.stopping:
-            return self._node is None or not self._node.outgoing
+            return self._node is None or self._node.is_flushed
         if self._node is not None:
             return False
         if not self._state.had_node:
-            return self._starter_fd == -1 and self._node_due_s is None
-        return not self._owns_path() or self._failed_nodes >= NODE_ATTEMPTS
+            return self._starter_fd == -1 and self._respawn.due_s is None
+        return not self._owns_path() or self._respawn.has_given_up
 
     def _owns_path(self) -> bool:
         """Whether a node would still find us: the run directory is there, and no other zygote took our place in it."""
         return any(self._state.path_id) and path_id(self._options.places.zygote) == self._state.path_id
-
-    def _patience_ms(self) -> int | None:
-        if self._node_due_s is None:
-            return None
-        return max(0, int((self._node_due_s - time.monotonic()) * 1000) + 1)
 
     def _starter_gone(self) -> None:
         """Whoever started us ended before a node connected: nobody wants us, unless a node says otherwise later."""
@@ -144,12 +121,9 @@ class Zygote:
         self._starter_fd = -1
 
     def _node_lost(self, peer: Peer) -> None:
-        stayed = time.monotonic() - peer.since_s >= NODE_STAYED_S
         self._node = None
         self._state.node_fd = -1
-        if stayed:
-            self._node_delay_s = NODE_DELAY_S[0]
-            self._failed_nodes = 0
+        self._respawn.lost(time.monotonic() - peer.since_s)
         if not self._state.stopping:
             self._plan_node("the node is gone")
 
@@ -157,15 +131,14 @@ class Zygote:
         if self._options.supervised:
             _say(f"{why}; its supervisor starts the next one")
             return
-        self._node_due_s = time.monotonic() + self._node_delay_s
-        _say(f"{why}; starting the next one in {self._node_delay_s:.1f} s")
-        self._node_delay_s = min(self._node_delay_s * 2, NODE_DELAY_S[1])
+        delay_s = self._respawn.plan(time.monotonic())
+        _say(f"{why}; starting the next one in {delay_s:.1f} s")
 
     def _fork_node(self) -> None:
-        self._node_due_s = None
+        self._respawn.cancel()
         if self._node is not None or self._state.node_pid or not self._owns_path():
             return
-        self._failed_nodes += 1
+        self._respawn.began()
         targets.flush()
         pid = os.fork()
         if pid:
@@ -192,7 +165,7 @@ class Zygote:
                 return
             if pid == self._state.node_pid:
                 self._state.node_pid = 0
-                if self._node is None and self._node_due_s is None and not self._state.stopping:
+                if self._node is None and self._respawn.due_s is None and not self._state.stopping:
                     self._plan_node(f"the node ended ({os.waitstatus_to_exitcode(status)}) before it connected")
                 continue
             key, incarnation = self._state.children.pop(pid, ("", 0))
@@ -204,13 +177,13 @@ class Zygote:
             }  # fmt: skip
             self._state.remember(exit_)
             if self._node is not None:
-                self._send(self._node, ["exit", exit_])
+                self._node.send(["exit", exit_])
 
     def _fork(self, peer: Peer, number: int, order: Mapping[str, Any], names: Sequence[str], fds: list[int]) -> None:
         key, incarnation = str(order["key"]), int(order["incarnation"])
         if len(names) != len(fds):
             zygote_wire.close_all(fds)
-            self._send(peer, ["failed", number, f"{len(fds)} descriptors arrived for {len(names)} names"])
+            peer.send(["failed", number, f"{len(fds)} descriptors arrived for {len(names)} names"])
             return
         self._expect(order["target"])
         targets.flush()
@@ -221,7 +194,7 @@ class Zygote:
             hint = (
                 "; too many processes for this user or cgroup, see `ulimit -u` and pids.max" if exc.errno == 11 else ""
             )
-            self._send(peer, ["failed", number, f"fork: {os.strerror(exc.errno or 0)}{hint}"])
+            peer.send(["failed", number, f"fork: {os.strerror(exc.errno or 0)}{hint}"])
             return
         if not pid:
             child.become(order, names, fds, nofile=self._options.nofile)
@@ -233,9 +206,9 @@ class Zygote:
             pidfd = os.pidfd_open(pid)
         except OSError as exc:  # out of descriptors: the node opens it by pid, which nobody can reuse before we reap
             _say(f"pidfd of {key}: {exc}")
-            self._send(peer, ["forked", number, pid])
+            peer.send(["forked", number, pid])
         else:
-            self._send(peer, ["forked", number, pid], [pidfd])
+            peer.send(["forked", number, pid], [pidfd])
 
     def _expect(self, target: Mapping[str, Any]) -> None:
         """From the second agent of one class on, what each would make of it is made here, once: 3 ms a method with models."""
@@ -266,16 +239,14 @@ class Zygote:
         if uid != os.geteuid():
             sock.close()
             return
-        sock.setblocking(False)
-        self._strangers[sock.fileno()] = Peer(sock, time.monotonic())
-        self._poll.register(sock.fileno(), select.POLLIN)
+        self._strangers[sock.fileno()] = Peer(sock, self._poll, time.monotonic())
 
     def _serve(self, fd: int, events: int) -> None:
         peer = self._node if self._node is not None and self._node.sock.fileno() == fd else self._strangers.get(fd)
         if peer is None:
             return
         if events & select.POLLOUT:
-            self._flush_to(peer)
+            peer.flush()
         if events & ~select.POLLOUT:
             self._hear(peer)
 
@@ -304,7 +275,7 @@ class Zygote:
         if verb == "hello":
             self._welcome(peer)
         elif verb == "fork" and not received.complete:
-            self._send(peer, ["failed", rest[0], self._too_few_fds()])
+            peer.send(["failed", rest[0], self._too_few_fds()])
         elif verb == "fork":
             self._fork(peer, rest[0], rest[1], rest[2], received.fds)
         elif verb == "keep":
@@ -315,7 +286,7 @@ class Zygote:
             self._change_image(rest[0])
         elif verb == "stop":
             self._state.stopping = True
-            self._node_due_s = None
+            self._respawn.cancel()
         else:
             raise ValueError(f"unknown verb {verb!r}")
 
@@ -330,8 +301,7 @@ class Zygote:
         self._strangers.pop(peer.sock.fileno(), None)
         peer.is_node = True
         self._node = peer
-        self._node_due_s = None
-        self._failed_nodes = 0
+        self._respawn.connected()
         self._state.had_node = True
         self._state.stopping = False
         self._state.node_fd = peer.sock.fileno()
@@ -339,60 +309,29 @@ class Zygote:
             self._starter_gone()
         self._send_facts(peer)
         for exit_ in self._state.exits:
-            self._send(peer, ["exit", exit_])
+            peer.send(["exit", exit_])
         for entries, fds, more in self._state.inventory():
-            self._send(peer, ["inventory", entries, more], fds)
+            peer.send(["inventory", entries, more], fds)
 
     def _send_facts(self, peer: Peer) -> None:
-        self._send(peer, ["facts", {
+        peer.send(["facts", {
             "pid": os.getpid(), "preload": self._loaded.modules, "refused": self._loaded.refused, "files": self._loaded.files,
         }])  # fmt: skip
 
     def _change_image(self, modules: Sequence[str]) -> NoReturn:
         assert self._node is not None
-        self._node.sock.setblocking(True)
-        while self._node.outgoing:
-            message, fds = self._node.outgoing.popleft()
-            zygote_wire.send(self._node.sock, message, fds)
-            zygote_wire.close_all(fds)
+        self._node.flush_all()
         self._state.refused = {}  # found out again: its file may be why we are renewed
         self._renew(self._state, modules)
 
     def _resume_node(self) -> None:
         """The connection that the image before this one had."""
-        sock = socket.socket(fileno=self._state.node_fd)
-        sock.setblocking(False)
-        self._node = Peer(sock, time.monotonic(), is_node=True)
-        self._poll.register(sock.fileno(), select.POLLIN)
+        self._node = Peer(socket.socket(fileno=self._state.node_fd), self._poll, time.monotonic(), is_node=True)
         self._send_facts(self._node)
-
-    def _send(self, peer: Peer, message: list[Any], fds: Sequence[int] = ()) -> None:
-        """Queue a message; its descriptors are closed once they are sent."""
-        peer.outgoing.append((message, list(fds)))
-        if len(peer.outgoing) == 1:
-            self._flush_to(peer)
-
-    def _flush_to(self, peer: Peer) -> None:
-        while peer.outgoing:
-            message, fds = peer.outgoing[0]
-            try:
-                zygote_wire.send(peer.sock, message, fds)
-            except BlockingIOError:
-                self._poll.modify(peer.sock.fileno(), select.POLLIN | select.POLLOUT)
-                return
-            except OSError:
-                break  # it is gone; poll says so too, and who it was is decided there
-            zygote_wire.close_all(fds)
-            peer.outgoing.popleft()
-        self._poll.modify(peer.sock.fileno(), select.POLLIN)
 
     def _drop(self, peer: Peer, *, replaced: bool = False) -> None:
         self._strangers.pop(peer.sock.fileno(), None)
-        self._poll.unregister(peer.sock.fileno())
-        for _, fds in peer.outgoing:
-            zygote_wire.close_all(fds)
-        peer.outgoing.clear()
-        peer.sock.close()
+        peer.close()
         if peer is self._node and not replaced:
             self._node_lost(peer)
 
