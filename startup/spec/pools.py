@@ -90,8 +90,9 @@ def _users(fleet: Fleet, specs: Iterable[AgentSpec], there: Machine) -> Iterator
             continue
         found = f"{spec.name} shall run as `{spec.user}`"
         if fleet.security == "curve":
-            want = "no `user` where there are keys: it would need the secret key of the whole machine"
-            yield Misfit(id=spec.id, is_user=True, found=found, want=want, fix="leave one of them out")
+            want = "no `user` where there are keys: the machine has one, and who can read it can speak as the whole machine"
+            fix = "leave out `user`, or put the agent into a cluster of its own without keys, on loopback"
+            yield Misfit(id=spec.id, is_user=True, found=found, want=want, fix=fix)
         elif problem := there.user_problem(spec.user):
             yield Misfit(id=spec.id, is_user=True, found=found, want="a user that it can have", fix=problem)
 

@@ -27,6 +27,8 @@ def verdicts(**changes: Any) -> dict[str, str]:
 def test_all_is_well() -> None:
     assert set(verdicts().values()) == {"ok"}
     assert set(verdicts(version="1.22.1+ent").values()) == {"ok"}
+    assert "consul config" not in verdicts()
+    assert verdicts(config_prefix="p")["consul config"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,8 @@ def test_all_is_well() -> None:
         ({"error": "refused"}, "consul", "fail"),
         ({"leader": ""}, "consul leader", "fail"),
         ({"refused": "403"}, "consul token", "fail"),
+        ({"no_locks": "403"}, "consul leaders", "warn"),
+        ({"config_prefix": "p", "no_config": "403"}, "consul config", "fail"),
         ({"clock_off_s": -60.0}, "consul clock", "warn"),
         ({"version": "1.4.0"}, "consul version", "warn"),
         ({"strangers": ("x",)}, "consul strangers", "warn"),
@@ -52,7 +56,8 @@ def doctor(folder: Path, capsys: pytest.CaptureFixture[str], server: Server, tok
     secret = folder / "token"
     secret.write_text(token)
     (folder / "fleet.yaml").write_text(
-        f"version: 1\ncluster: c\nregistry: consul\nconsul: {{address: '{server.address}', token: {{file: {secret}}}}}\n"
+        f"version: 1\ncluster: c\nregistry: consul\n"
+        f"consul: {{address: '{server.address}', config_prefix: p/q, token: {{file: {secret}}}}}\n"
         "agent_groups: {core: {A: {command: [sleep, '1'], port: 10100}}}\n"
     )
     main(["doctor", str(folder / "fleet.yaml"), "--json"])
@@ -64,9 +69,11 @@ def doctor(folder: Path, capsys: pytest.CaptureFixture[str], server: Server, tok
 @pytest.mark.slow
 def test_a_real_consul_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str], consul_server: Server) -> None:
     found = doctor(tmp_path, capsys, consul_server)
-    assert len(found) == 7
+    assert len(found) == 9
     assert set(found.values()) == {"ok"}
-    assert not consul_server.services()  # nothing is left of the question
+    assert not consul_server.services()  # nothing is left of the questions
+    assert consul_server.get("/v1/kv/?keys=true") == []
+    assert consul_server.get("/v1/session/list") == []
     consul_server.put("/v1/agent/service/register", entry("local/A").definition(15.0, None))
     consul_server.put("/v1/agent/service/register", {"ID": "x", "Name": "agentkit-c"})
     consul_server.put("/v1/agent/service/register", {"ID": "local/A", "Name": "theirs"})
@@ -93,7 +100,10 @@ def test_a_token_without_rights_is_found(
             )
         )
         little = server.put("/v1/acl/token", {"Policies": [{"Name": "little"}]})["SecretID"]
-        assert doctor(tmp_path, capsys, server, little)["consul token"] == "fail"
-        assert doctor(tmp_path, capsys, server, "root")["consul token"] == "ok"
+        rights = {"consul token": "fail", "consul leaders": "warn", "consul config": "ok"}
+        assert rights.items() <= doctor(tmp_path, capsys, server, little).items()
+        nothing = server.put("/v1/acl/token", {})["SecretID"]
+        assert doctor(tmp_path, capsys, server, nothing)["consul config"] == "fail"
+        assert set(doctor(tmp_path, capsys, server, "root").values()) == {"ok"}
     finally:
         server.close()
