@@ -135,8 +135,11 @@ class Forks:
 
     def listeners(self, spec: AgentSpec) -> Mapping[str, int]:
         """The sockets of its slot by name, opened where they were not. One of FORK_ERRORS: a port is taken; then none is."""
-        fleet = self.fleet
-        return self._sockets.open(spec.id, listening_on(spec, machine_of(fleet, spec.machine).host, fleet.security))
+        return self._sockets.open(spec.id, self.addresses(spec))
+
+    def addresses(self, spec: AgentSpec) -> Mapping[str, tuple[str, int]]:
+        """Where those of its slot listen, by name."""
+        return listening_on(spec, machine_of(self.fleet, spec.machine).host, self.fleet.security)
 
     async def _over(self, id: AgentId) -> Mapping[str, str]:
         """What is said over its config elsewhere, once it is known, for its environment."""

@@ -71,7 +71,7 @@ class Hands:
         """`key`: fingerprint of the key that the next process serves with."""
         self.running: dict[Incarnation, Running] = {}
         self.by_pid: dict[int, Running] = {}
-        self.sockets = AgentSockets()
+        self.sockets = AgentSockets(self._heir)
         self.on_lent: Callable[[Running], None] = lambda _: None  #: a process that nobody tells the end of
         #: What has to be done before an agent is told to go: it leaves the registry, then it drains. None: nothing has
         self.before_end: Callable[[AgentId], Awaitable[None] | None] = lambda _: None
@@ -222,6 +222,15 @@ class Hands:
         self.on_known(running)
 
     # -- ports
+
+    def _heir(self, host: str, port: int) -> tuple[AgentId, str] | None:
+        """The agent that shall listen there by the revision that we have, and the name that the socket has with it."""
+        desired = self._core.desired
+        id = desired.at_port.get((self._core.machine, port))
+        if id is None or not desired.wants(id):
+            return None
+        names = [name for name, address in self.forks.addresses(desired.specs[id]).items() if address == (host, port)]
+        return (id, names[0]) if names else None
 
     def _hold_ports(self, id: AgentId) -> None:
         try:

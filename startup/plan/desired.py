@@ -73,6 +73,11 @@ class Desired:
         return tuple(spec.id for spec in self.specs.values() if self.barrier(spec) > own)
 
     @cached_property
+    def at_port(self) -> Mapping[tuple[str, int], AgentId]:
+        """(machine, port) -> whose it is."""
+        return {(spec.machine, port): spec.id for spec in self.specs.values() for port in spec.ports}
+
+    @cached_property
     def heights(self) -> Mapping[AgentId, int]:
         """How long a chain of dependants hangs on each agent: what has the longest is forked first, as it decides
         the end."""

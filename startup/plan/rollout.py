@@ -7,6 +7,7 @@
   the first `max_unavailable` of the ones that are not through yet. Every node works that out for itself, from its own processes
   and from what the others' rows say (`rolled`). A row that comes late makes a node wait, never go ahead.
 - Nobody is replaced while something that it requires is, or is on its way up.
+- Agents that exchange their ports are replaced together, however many that are.
 - Whoever did not serve takes its new entry at once; agents that are new start as ever. Neither counts.
 - What the revision does not have any more goes when everything else is through, so that nobody loses a dependency that it still has;
   at once, if it moves to another machine or a new agent needs its port.
@@ -160,10 +161,14 @@ class Rolling:
     def _begin(self, undone: list[AgentId], limit: int) -> None:
         free = limit - sum(self._is_in_transit(id) for id in undone)
         for id in undone[:limit]:
-            if free > 0 and self.holds(id) and self._is_in_order(self._slots.desired.specs[id], undone):
-                free -= 1
-                self._begun.add(id)
-                self._slots.look_at([id])
+            if free <= 0 or not self.holds(id):
+                continue
+            together = self._slots.exchanging(id)
+            if all(self._is_in_order(it, undone, together) for it in together):
+                begun = [it for it in together if self.holds(it)]
+                free -= len(begun)
+                self._begun.update(begun)
+                self._slots.look_at(begun)
 
     def _state(self, id: AgentId) -> _State:
         p, desired = self._slots.processes.get(id), self._slots.desired
@@ -209,11 +214,17 @@ class Rolling:
         row = self._slots.row(id)
         return row is not None and (bool(row.roll) or row.phase in _IN_TRANSIT)
 
-    def _is_in_order(self, spec: AgentSpec, undone: Iterable[AgentId]) -> bool:
-        """Whether all that it requires has been replaced, and is there."""
-        left = set(undone)
-        required = [it for it in spec.dependencies if it.required and it.external is None]
-        return not any(left.intersection(it.agents) - {spec.id} or self._is_expected(it) for it in required)
+    def _is_in_order(self, id: AgentId, undone: Iterable[AgentId], together: frozenset[AgentId]) -> bool:
+        """Whether all that it requires has been replaced, and is there; `together`: what can't be before it is."""
+        spec = self._slots.desired.specs.get(id)
+        if spec is None:
+            return True
+        left = set(undone) - together
+        required = [
+            it for it in spec.dependencies
+            if it.required and it.external is None and not together.intersection(it.agents)
+        ]  # fmt: skip
+        return not any(left.intersection(it.agents) or self._is_expected(it) for it in required)
 
     def _is_expected(self, dependency: Dependency) -> bool:
         """Whether none of its agents is up, and one will be."""

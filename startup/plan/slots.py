@@ -56,6 +56,8 @@ class Slots:
         self._remote: dict[AgentId, AgentRow] = {}
         self._unreachable: frozenset[str] = frozenset()
         self._gone: set[AgentId] = set()  #: own slots that the fleet no longer has, and that are still there
+        #: Own slots that have a port which is another one's now -> those.
+        self._ceding: dict[AgentId, set[AgentId]] = {}
         self._up_since_s: dict[AgentId, float] = {}
         self.desired = Desired(None)
         self.barriers = Barriers(self.desired, self._phase)
@@ -81,9 +83,20 @@ class Slots:
         return id.machine in self._unreachable or id not in self._remote
 
     def port_holder(self, spec: AgentSpec) -> AgentId | None:
-        """An own slot that the fleet no longer has, and that still holds a port of `spec`."""
-        ports = set(spec.ports)
-        return next((id for id in sorted(self._gone) if ports.intersection(self.processes[id].spec.ports)), None)
+        """Another own slot that still holds a port of `spec`: the fleet does not have it any more, or it has another port now."""
+        return next((id for id in sorted(self._ceding) if spec.id in self._ceding[id] and self._holds(id, spec)), None)
+
+    def _holds(self, id: AgentId, spec: AgentSpec) -> bool:
+        p = self.processes.get(id)
+        return p is not None and (p.phase in ALIVE or id in self._gone) and bool(set(spec.ports) & set(p.spec.ports))
+
+    def exchanging(self, id: AgentId) -> frozenset[AgentId]:
+        """`id` and the own slots that can't get their ports before it, or it before them."""
+        ties = [{ceding, *others} for ceding, others in self._ceding.items()]
+        found = {id}
+        while more := [tie for tie in ties if tie & found and not tie <= found]:
+            found = found.union(*more)
+        return frozenset(found)
 
     def slowest_dependency(self, p: Process) -> str:
         """The dependency that came up last, if it came up while this one waited for it."""
@@ -103,6 +116,13 @@ class Slots:
         self.look_at(spec.id for spec in self.desired.specs.values() if spec.machine == self.machine)
         self.look_at(self.processes)
         self._gone = {id for id in self.processes if id not in self.desired.specs}
+        self._ceding = {id: others for id in self.processes if (others := self._takers(id))}
+
+    def _takers(self, id: AgentId) -> set[AgentId]:
+        """Who has a port now that this one's process has, and its entry has not any more."""
+        spec = self.desired.specs.get(id)
+        ceded = set(self.processes[id].spec.ports) - set(spec.ports if spec else ())
+        return {taker for port in ceded if (taker := self.desired.at_port.get((self.machine, port))) is not None}
 
     def look_at(self, ids: Iterable[AgentId]) -> None:
         self.dirty.update(dict.fromkeys(ids))
@@ -135,6 +155,8 @@ class Slots:
         self.processes[after.id] = after
         self.changed.add(after.id)
         self.timers.changed(before, after)
+        if after.id in self._ceding and before is not None and before.phase in ALIVE and after.phase not in ALIVE:
+            self.look_at(self._ceding[after.id])
         if before is not None and after.restarts > before.restarts and after.phase is Phase.WAITING:
             self.begun_anew[after.id] = None
         if after.swap is not None or (before is not None and before.swap is not None):

@@ -299,3 +299,24 @@ def test_back_to_any_revision_and_only_on_a_yes(fleet: Scratch) -> None:
     missing = fleet.run("rollback", "99", "--yes")
     assert missing.code == 2
     assert "one that is kept: 1, 2, 3, 4" in missing.err
+
+
+def test_agents_exchange_their_ports_in_one_change(fleet: Scratch) -> None:
+    before = begin(fleet)
+    PORTS["A"], PORTS["B"] = PORTS["B"], PORTS["A"]
+    write(fleet, 1)
+    with callers(fleet, ["D"]):
+        result = apply(fleet, "--json")
+    assert result.code == 0, result.err
+    assert result.json["rolled_back"] == ""
+    rows = fleet.rows()
+    assert rows["A"].endpoints == before["B"].endpoints
+    assert values(fleet) == [1] * 4
+    PORTS["A"], PORTS["B"] = PORTS["B"], PORTS["A"]
+    write(fleet, 1)
+    fleet.up()
+    assert {name: row.endpoints for name, row in fleet.rows().items()} == {
+        name: row.endpoints for name, row in before.items()
+    }
+    assert values(fleet) == [1] * 4
+    assert sum(row.restarts for row in fleet.rows().values()) == 0

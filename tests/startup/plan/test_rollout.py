@@ -85,6 +85,70 @@ def test_a_successor_that_fails_halts_the_rest_and_all_go_back() -> None:
     assert [len(sim.forks[aid(name)]) for name in "ABCD"] == [3, 3, 2, 1]
 
 
+EXCHANGES = [
+    {"A": 2, "B": 1},
+    {"A": 2, "B": 3, "C": 1},
+    {"A": 2, "B": 3, "C": 4},  # no circle: the last one's port is free
+]
+
+
+def ports_in_use(sim: Simulation) -> list[int]:
+    """Of the processes that there are."""
+    specs = [sim.machines["m"].core.processes[life.id].spec for life in sim.lives.values()]
+    return [port for spec in specs for port in spec.ports]
+
+
+@pytest.mark.parametrize("rolls", [True, False], ids=["apply", "up"])
+@pytest.mark.parametrize("new", EXCHANGES)
+@pytest.mark.parametrize("needs", [(), ("A",), ("B",)])
+def test_agents_exchange_their_ports_and_nobody_starts_on_one_that_is_not_free(
+    rolls: bool, new: dict[str, int], needs: tuple[str, ...]
+) -> None:
+    ports = dict(zip(new, (1, 2, 3), strict=False))
+
+    def specs(of: dict[str, int]) -> list[AgentSpec]:
+        dependencies = {"A": ("B",) * ("A" in needs), "B": ("A",) * ("B" in needs)}
+        return [replace(agent(name, *dependencies.get(name, ())), port=port) for name, port in of.items()]
+
+    aside = agent("Aside")
+    sim, first = running(*specs(ports), aside)
+
+    def watch() -> None:
+        used = ports_in_use(sim)
+        assert len(used) == len(set(used))
+
+    sim.watch = watch
+    target = revision(*specs(new), aside, number=2)
+    if rolls:
+        sim.apply(target, first)
+    else:
+        sim.desire(target)
+    sim.run(60.0)
+    assert not sim.failures
+    assert {name: sim.machines["m"].core.processes[aid(name)].spec.port for name in new} == new
+    assert {sim.phase(aid(name)) for name in new} == {Phase.READY}
+    assert [len(sim.forks[aid(name)]) for name in (*new, "Aside")] == [2] * len(new) + [1]
+
+
+def test_an_exchange_of_ports_that_fails_is_taken_back() -> None:
+    a, b = agent("A", port=1, restart=NO_RETRY), agent("B", port=2, restart=NO_RETRY)
+    sim, first = running(a, b)
+    sim.behaviours[aid("B")] = Behaviour(fails=1)
+    sim.apply(revision(replace(a, port=2), replace(b, port=1), number=2), first)
+    sim.run(60.0)
+    assert [failure.id for failure in sim.failures] == [aid("B")]
+    assert [sim.machines["m"].core.processes[aid(name)].spec.port for name in "AB"] == [1, 2]
+    assert {sim.phase(aid(name)) for name in "AB"} == {Phase.READY}
+
+
+def test_an_agent_that_takes_the_port_of_one_that_requires_it_is_not_waited_for() -> None:
+    sim, first = running(replace(agent("B"), port=2))
+    sim.apply(revision(replace(agent("New"), port=2), replace(agent("B", "New"), port=3), number=2), first)
+    sim.run(60.0)
+    assert {sim.phase(aid(name)) for name in ("New", "B")} == {Phase.READY}
+    assert sim.forks[aid("New")][0] < sim.forks[aid("B")][-1]
+
+
 def test_without_a_rollback_it_stays_halted() -> None:
     specs = [agent(name) for name in "ABC"]
     sim, first = running(*specs)
