@@ -1,4 +1,4 @@
-"""From a request to its answer: find the method, check arguments and budget, run, answer exactly once.
+"""From a request to its answer: let it wait for its turn, run, answer exactly once. What is run is found by intake.py.
 
 On the event loop only; what may block runs on worker threads. Knows nothing of sockets beyond the Inbox that it answers."""
 
@@ -16,29 +16,19 @@ from agentkit.agent.course import IDEMPOTENCY_KEY
 from agentkit.agent.explaining import as_told, explained
 from agentkit.agent.handlers import Method
 from agentkit.agent.hibernation.pending_requests import PendingRequests
-from agentkit.agent.plain_verbs import PlainVerbs
-from agentkit.agent.received import streamed_arguments
+from agentkit.agent.intake import Intake
 from agentkit.agent.sharing import Outcome, Sharing
 from agentkit.agent.turns import Turns
 from agentkit.agent.workers import Handler, Workers
 from agentkit.clock import now_s
-from agentkit.errors import (
-    BadRequest,
-    CallCancelled,
-    CallError,
-    DeadlineExceeded,
-    HandlerError,
-    InternalError,
-    UnknownMethod,
-)
+from agentkit.errors import CallCancelled, CallError, DeadlineExceeded, HandlerError, InternalError
 from agentkit.observe.log import get_logger
-from agentkit.observe.trace import TRACEPARENT, Span, Tracer
+from agentkit.observe.trace import Tracer
 from agentkit.resilience.admission import Gate
 from agentkit.resilience.deadline import DeadlineQueue
 from agentkit.resilience.policy import USUAL_SERVICE, ServePolicy
 from agentkit.transport.peer import Inbound, Peer
 from agentkit.wire import values
-from agentkit.wire.attachments import unpack
 
 if TYPE_CHECKING:
     from agentkit.security.roles import Holder
@@ -89,13 +79,12 @@ class Dispatcher:
         )  #: while the agent sleeps: where requests wait until it is awake
         self._pending = PendingRequests(policy.running + policy.queue, self._turns.admit, self._drop)
         self.sharing = Sharing(policy, methods, settle=self._settle, admit=lambda work: self._admit(work))
-        self._plain = PlainVerbs(methods, fallback)
+        intake = Intake(methods, fallback, tracer or Tracer(0), self._identity)
+        self._prepare, self._span = intake.prepare, intake.span
         self._meter = meter
-        self._tracer = tracer or Tracer(0)
         self._plain_health = plain_health
         self._loop = asyncio.get_running_loop()
         self._deadlines = DeadlineQueue(self._loop, self._on_deadline)
-        self._next_key = 1
         self._works: dict[int, Serving] = {}
         self._workers = Workers(self._turns.threads)
         self._shows_tracebacks = bool(os.environ.get("AGENTKIT_DEBUG"))
@@ -106,6 +95,10 @@ class Dispatcher:
         """Take a request: it is answered here at once when it can't run, later when it can."""
         try:
             work = self._prepare(inbound)
+            if work is None:
+                assert self.answers is not None
+                self.answers.answer(inbound, self._plain_health())
+                return
         except CallError as error:
             self._refuse(inbound, error)
             return
@@ -113,8 +106,6 @@ class Dispatcher:
             # an annotation that can't be resolved, a type without a schema: the caller must hear of it, and others be served
             log.error("request.failed", method=inbound.method[:100], exc_info=exc)
             self._refuse(inbound, InternalError(f"{type(exc).__name__}: {exc}"))
-            return
-        if work is None:
             return
         inbound.work = work
         self._works[work.key] = work
@@ -206,63 +197,6 @@ class Dispatcher:
         self._deadlines.close()
         self._turns.close()
         self._workers.close()
-
-    # -- before it runs -----------------------------------------------------------------------------------------------
-
-    def _span(self, inbound: Inbound, method: Method) -> Span | None:
-        """Whoever calls has decided whether it is traced; for plain callers, who know nothing of it, that is done here."""
-        tracer = self._tracer
-        traceparent = inbound.meta.get(TRACEPARENT)
-        if traceparent is not None:
-            return tracer.serve(traceparent, method.name)
-        if inbound.plain is not None and tracer.draw() < tracer.sample:
-            return tracer.begin(method.name, "server")
-        return None
-
-    def _check_role(self, role: str, inbound: Inbound) -> None:
-        """Forbidden unless the caller's key has `role`."""
-        assert self.answers is not None
-        from agentkit.security.roles import forbidden, may
-
-        holder = self.answers.identity(inbound.peer)
-        if not may(holder, role):
-            raise forbidden(inbound.method, role, holder)
-
-    def _prepare(self, inbound: Inbound) -> Serving | None:
-        if inbound.plain is not None:
-            return self._prepare_plain(inbound)
-        method = self.methods.get(inbound.method)
-        if method is None:
-            raise UnknownMethod(f"no method {inbound.method!r}", details={"methods": sorted(self.methods)})
-        if method.options.role is not None:
-            self._check_role(method.options.role, inbound)
-        try:
-            arguments = unpack(inbound.body, inbound.attachments)
-        except values.Undecodable as exc:
-            raise BadRequest(f"{inbound.method}: {exc}") from exc
-        budget_ms = inbound.budget_ms
-        timeout_s = method.options.timeout_s if budget_ms is None else budget_ms / 1000
-        if inbound.flags or method.is_stream or method.stream_parameter is not None:
-            streamed = streamed_arguments(method, inbound)
-            return self._work(inbound, method, method.check(arguments) | streamed, timeout_s)
-        return self._work(inbound, method, method.check(arguments), timeout_s)
-
-    def _prepare_plain(self, inbound: Inbound) -> Serving | None:
-        found = self._plain.find(inbound)
-        if found is None:
-            assert self.answers is not None
-            self.answers.answer(inbound, self._plain_health())
-            return None
-        if found[0].options.role is not None:
-            self._check_role(found[0].options.role, inbound)
-        return self._work(inbound, *found)
-
-    def _work(self, inbound: Inbound, method: Method, arguments: dict[str, Any], timeout_s: float) -> Serving:
-        if timeout_s <= 0:
-            raise DeadlineExceeded(f"{method.name}: time was up before it ran", retry_safe=True)
-        key = self._next_key
-        self._next_key = key + 1
-        return Serving(key, inbound, method, arguments, now_s() + timeout_s)
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -406,6 +340,10 @@ class Dispatcher:
         self._meter.finished(inbound.method, 0.0, error.code)
         self.on_counted()
         self._send_refusal(inbound, error)
+
+    def _identity(self, peer: Peer) -> Holder | None:
+        assert self.answers is not None
+        return self.answers.identity(peer)
 
     def _send_refusal(self, inbound: Inbound, error: CallError) -> None:
         assert self.answers is not None
