@@ -7,9 +7,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from agentkit.agent import gauges
+from agentkit.agent.attachment import Attachment
 from agentkit.agent.base import BaseAgent
 from agentkit.agent.blocking import BlockingCaller
 from agentkit.agent.builtin import BUILTIN_METHODS, handle_request_of
@@ -41,10 +42,9 @@ from agentkit.agent.telling import Teller
 from agentkit.agent.threads import FromThreads
 from agentkit.agent.upkeep import TICK_ASLEEP_S, TICK_S, Checks, resumed
 from agentkit.clock import now_s, wall_s
-from agentkit.directory.base import AgentRecord, Directory
+from agentkit.directory.base import Directory
 from agentkit.directory.mesh import MeshDirectory
-from agentkit.directory.static import StaticDirectory
-from agentkit.errors import CallError, StartupError
+from agentkit.errors import StartupError
 from agentkit.health import http
 from agentkit.observe import log as logs
 from agentkit.observe.lag import LoopLag
@@ -67,8 +67,6 @@ log = logs.get_logger("agentkit.runtime")
 
 #: What of the grace period is kept for `on_stop` and closing, in seconds (at most a quarter of it).
 RESERVE_S: Final = 2.0
-#: The connection to the node is not needed for READY: it is made so long after, in seconds, when nobody looked a name up.
-ATTACH_DELAY_S: Final = 0.5
 
 
 class AgentRuntime:
@@ -126,7 +124,8 @@ class AgentRuntime:
         self._http: http.HttpServer | None = None
         self._keys = AgentKeys(settings, lambda: self.caller.on_keys())
         self._has_http = False
-        self._directory: Directory = directory or self._own_directory()
+        self._attachment = Attachment(self)
+        self._directory: Directory = directory or self._attachment.directory()
         node = self._directory if isinstance(self._directory, MeshDirectory) else None
         self._courier = Courier(agent._error_bus, settings.sender, node.ask if node else None)
         self.leading = Leading(settings.sender, node)
@@ -201,7 +200,6 @@ class AgentRuntime:
         self._keeper = keeper_of(agent, settings, self.reports, self._teller.state, store)
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
         self._was_ready = False
-        self._attach_timer: asyncio.TimerHandle | None = None
         self._safety_hits = 0
         self._dispatcher.on_counted = self._counters.note
         self._dispatcher.on_failed = self.reports.handler_failed
@@ -338,8 +336,7 @@ class AgentRuntime:
         self.hibernation.begin()
         if self._keeper is not None:
             self._tasks.spawn("state", self._keeper.keep_saving)
-        if isinstance(self._directory, MeshDirectory):
-            self._attach_timer = self.loop.call_later(ATTACH_DELAY_S, self._directory.start)
+        self._attachment.begin()
 
     def _alone(self) -> None:
         """The predecessor is gone."""
@@ -366,8 +363,7 @@ class AgentRuntime:
         self.leading.close()
         self._courier.close()
         self._counters.close()
-        if self._attach_timer is not None:
-            self._attach_timer.cancel()
+        self._attachment.close()
         self.caller.close()
         self.blocking_caller.close()
         self.sockets.close()
@@ -389,51 +385,3 @@ class AgentRuntime:
     def _tell_health(self) -> None:
         if self._was_ready:
             self._teller.health(self._checks.board.verdict)
-
-    async def _attach(self, directory: MeshDirectory) -> None:
-        """After every connect to a node. The node may be another one than before: it gets to know all that it needs."""
-        self._courier.connected()
-        try:
-            await directory.ask("attach", id=str(self.settings.id), incarnation=self.settings.incarnation)
-        except CallError as error:
-            if error.message.startswith("gone"):
-                log.warning("agent.not_wanted", why=error.message)
-                self.request_stop()
-            return
-        self._keys.watch(directory)
-        self.leading.connected()
-        self._configuring.connected()
-        await self.events.reconnected()
-        if self._was_ready and self.running:
-            self._teller.ready(self.agent.methods, self._checks.board.verdict, self.listening.sockets)
-            self.hibernation.retell()
-
-    # -- finding ------------------------------------------------------------------------------------------------------
-
-    def _own_directory(self) -> Directory:
-        here = self.settings.id.machine
-        if self.settings.node_socket is None:
-            return StaticDirectory(self.settings.peers, here=here)
-        return MeshDirectory(
-            self.settings.node_socket,
-            here=here,
-            on_connected=self._attach,
-            on_records=self._on_records,
-            on_asked=self._on_asked,
-        )
-
-    def _on_asked(self, question: dict[str, Any]) -> None:
-        """The node wants to know something for an operator."""
-        from agentkit.debug.answer import told  # seldom, and then by few
-
-        directory = self._directory
-        assert isinstance(directory, MeshDirectory)
-        self._tasks.spawn(
-            "debug",
-            lambda: told(
-                directory, question, dispatcher=self._dispatcher, metrics=self.metrics_book, own=self._tasks.since
-            ),
-        )
-
-    def _on_records(self, name: str, records: tuple[AgentRecord, ...]) -> None:
-        self.caller.on_records(name, records)

@@ -1,0 +1,89 @@
+"""An agent and its node: when it connects, what the node gets to know then, and what the node asks over that connection."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from agentkit.directory.base import AgentRecord, Directory
+from agentkit.directory.mesh import MeshDirectory
+from agentkit.directory.static import StaticDirectory
+from agentkit.errors import CallError
+from agentkit.observe import log as logs
+
+if TYPE_CHECKING:
+    from agentkit.runtime import AgentRuntime
+
+log = logs.get_logger("agentkit.runtime")
+
+#: The connection to the node is not needed for READY: it is made so long after, in seconds, when nobody looked a name up.
+ATTACH_DELAY_S: Final = 0.5
+
+
+class Attachment:
+    """Of one runtime, whose parts it tells that there is a connection."""
+
+    def __init__(self, runtime: AgentRuntime) -> None:
+        self._runtime = runtime
+        self._timer: asyncio.TimerHandle | None = None
+
+    def directory(self) -> Directory:
+        """The node's, where there is one; else the peers that the settings name."""
+        settings = self._runtime.settings
+        if settings.node_socket is None:
+            return StaticDirectory(settings.peers, here=settings.id.machine)
+        return MeshDirectory(
+            settings.node_socket,
+            here=settings.id.machine,
+            on_connected=self._attach,
+            on_records=self._on_records,
+            on_asked=self._on_asked,
+        )
+
+    def begin(self) -> None:
+        """READY: connect soon, if nobody has asked for it yet."""
+        directory = self._runtime._directory
+        if isinstance(directory, MeshDirectory):
+            self._timer = self._runtime.loop.call_later(ATTACH_DELAY_S, directory.start)
+
+    def close(self) -> None:
+        """It is not begun any more; the directory is closed by who has it."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def _attach(self, directory: MeshDirectory) -> None:
+        """After every connect to a node. The node may be another one than before: it gets to know all that it needs."""
+        runtime, settings = self._runtime, self._runtime.settings
+        runtime._courier.connected()
+        try:
+            await directory.ask("attach", id=str(settings.id), incarnation=settings.incarnation)
+        except CallError as error:
+            if error.message.startswith("gone"):
+                log.warning("agent.not_wanted", why=error.message)
+                runtime.request_stop()
+            return
+        runtime._keys.watch(directory)
+        runtime.leading.connected()
+        runtime._configuring.connected()
+        await runtime.events.reconnected()
+        if runtime._was_ready and runtime.running:
+            runtime._teller.ready(runtime.agent.methods, runtime._checks.board.verdict, runtime.listening.sockets)
+            runtime.hibernation.retell()
+
+    def _on_asked(self, question: dict[str, Any]) -> None:
+        """The node wants to know something for an operator."""
+        from agentkit.debug.answer import told  # seldom, and then by few
+
+        runtime = self._runtime
+        directory = runtime._directory
+        assert isinstance(directory, MeshDirectory)
+        tasks = runtime._tasks
+        tasks.spawn(
+            "debug",
+            lambda: told(
+                directory, question, dispatcher=runtime._dispatcher, metrics=runtime.metrics_book, own=tasks.since
+            ),
+        )
+
+    def _on_records(self, name: str, records: tuple[AgentRecord, ...]) -> None:
+        self._runtime.caller.on_records(name, records)
