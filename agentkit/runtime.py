@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agentkit.agent import gauges
 from agentkit.agent.attachment import Attachment
@@ -385,3 +385,16 @@ class AgentRuntime:
     def _tell_health(self) -> None:
         if self._was_ready:
             self._teller.health(self._checks.board.verdict)
+
+    def on_asked(self, question: dict[str, Any]) -> None:
+        """The node wants to know something for an operator."""
+        from agentkit.debug.answer import told  # seldom, and then by few
+
+        directory = self._directory
+        assert isinstance(directory, MeshDirectory)
+        self._tasks.spawn(
+            "debug",
+            lambda: told(
+                directory, question, dispatcher=self._dispatcher, metrics=self.metrics_book, own=self._tasks.since
+            ),
+        )

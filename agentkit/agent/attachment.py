@@ -1,9 +1,9 @@
-"""An agent and its node: when it connects, what the node gets to know then, and what the node asks over that connection."""
+"""An agent and its node: when it connects, and what the node gets to know then."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from agentkit.directory.base import AgentRecord, Directory
 from agentkit.directory.mesh import MeshDirectory
@@ -37,7 +37,7 @@ class Attachment:
             here=settings.id.machine,
             on_connected=self._attach,
             on_records=self._on_records,
-            on_asked=self._on_asked,
+            on_asked=self._runtime.on_asked,
         )
 
     def begin(self) -> None:
@@ -69,21 +69,6 @@ class Attachment:
         if runtime._was_ready and runtime.running:
             runtime._teller.ready(runtime.agent.methods, runtime._checks.board.verdict, runtime.listening.sockets)
             runtime.hibernation.retell()
-
-    def _on_asked(self, question: dict[str, Any]) -> None:
-        """The node wants to know something for an operator."""
-        from agentkit.debug.answer import told  # seldom, and then by few
-
-        runtime = self._runtime
-        directory = runtime._directory
-        assert isinstance(directory, MeshDirectory)
-        tasks = runtime._tasks
-        tasks.spawn(
-            "debug",
-            lambda: told(
-                directory, question, dispatcher=runtime._dispatcher, metrics=runtime.metrics_book, own=tasks.since
-            ),
-        )
 
     def _on_records(self, name: str, records: tuple[AgentRecord, ...]) -> None:
         self._runtime.caller.on_records(name, records)
