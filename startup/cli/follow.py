@@ -168,6 +168,7 @@ def _why_halted(failed: Sequence[AgentRow]) -> str:
 
 def _taken_from_us(watch: Watch, aim: Aim) -> tuple[End, str] | None:
     """Whether another command came after ours, or a node does not come back."""
+    undone: list[str] = []
     for machine, door in watch.doors.items():
         try:
             with closing(door.open(timeout_s=2.0)) as connection:
@@ -178,10 +179,12 @@ def _taken_from_us(watch: Watch, aim: Aim) -> tuple[End, str] | None:
             continue
         revision = hello["revision"]
         if revision and number_of(hello) > aim.number and aim.rolls and revision["note"]:
-            return "undone", revision["note"]
-        if revision and number_of(hello) > aim.number:
+            undone.append(revision["note"])
+        elif revision and number_of(hello) > aim.number:
             what = "`agentkit down`" if revision["down"] else f"revision {revision['number']}"
             return "overtaken", f"overtaken by {what} of {revision['author']}"
+    if undone:
+        return "undone", max(undone, key=len)  # the machine where it failed says why
     gone = [machine for machine, since_s in watch.lost.items() if time.monotonic() - since_s > GIVEN_UP_AFTER_S]
     if gone:
         return (

@@ -12,6 +12,7 @@ not equal (`mesh.sync`), which every greeting and every beat finds out. docs/mes
     mesh.events {endpoint}            my event relay is there
     mesh.node, mesh.logs, mesh.events_seen      -> what my machine tells of itself (views.py)
     mesh.errors {what, arguments}     -> what my agents reported (error_desk.py)
+    mesh.revision {number}            -> one of the revisions that you keep (rollbacks.py)
     mesh.claims {}                    -> which of your agents my revision gives to you (fence.py)
     mesh.bye   {upto, rows}           my last words: I end on purpose
 

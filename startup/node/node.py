@@ -114,7 +114,7 @@ class Node:
         self._fence = self._hearing.fence = Fence(places, self.turns, self._revisions, self._mesh)
         self._mesh.keys = self._keys
         self._rollbacks = self._hearing.rollbacks = Rollbacks(
-            self._revisions, self._keys, self.accept, lambda: self.is_ending
+            self._revisions, self._keys, self._mesh, self.accept, lambda: self.is_ending
         )
         self.turns.on_failure = self._rollbacks.failed
         self._hibernation_operations = HibernationOperations(self.turns, self._hands)
@@ -147,6 +147,7 @@ class Node:
                 **self._key_words.answers,
                 "mesh.errors": self._errors.answer,
                 "mesh.claims": self._fence.answer,
+                "mesh.revision": self._rollbacks.answer,
                 **self._views.answers,
                 **usage.answers,
             }
@@ -296,6 +297,7 @@ class Node:
             await self._zygote.stop()
         self._rules.close()
         self._fence.close()
+        self._rollbacks.close()
         await self._errors.close()
         await self._hands.close()
         await self._key_words.close()

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from startup.plan.revision import Revision
+from startup.plan.revision import Revision, Rollout
 from startup.plan.rollout import Failure
+
+
+def is_base(revision: Revision, rollout: Rollout) -> bool:
+    """Whether it is the revision that `rollout` began with."""
+    return revision.number == rollout.base and revision.digest() == rollout.base_digest
 
 
 def rolled_back(revision: Revision, base: Revision, time_s: float) -> Revision:

@@ -226,6 +226,20 @@ def test_a_failure_on_one_machine_takes_the_other_back() -> None:
         assert {fleet.ask("hello", machine)["revision"]["number"] for machine in fleet.machines} == {3}
 
 
+def test_a_machine_without_the_revision_before_gets_it_from_another_and_goes_back_too() -> None:
+    with Scratch(machines=("m", "n")) as fleet:
+        begin(fleet)
+        (before,) = (fleet.place("n").state / "revisions").iterdir()
+        before.unlink()
+        write(fleet, 2, fails="D")
+        result = apply(fleet)
+        assert result.code == 1
+        assert "n/D did not become ready" in result.err
+        assert values(fleet) == [1] * 4
+        assert {fleet.ask("hello", machine)["revision"]["number"] for machine in fleet.machines} == {3}
+        assert "rollout.base_sent" in (fleet.place("n").logs / "node.log").read_text()
+
+
 def test_replicas_come_and_go_without_a_failed_call(fleet: Scratch) -> None:
     begin(fleet)
     with callers(fleet, ["A"], each=6) as go_on:
