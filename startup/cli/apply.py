@@ -19,21 +19,14 @@ from startup.cli import exits
 from startup.cli.change import current
 from startup.cli.cluster import Cluster
 from startup.cli.common import note
-from startup.cli.files import add_file_arguments, checked_fleet, file_of
+from startup.cli.files import add_file_arguments, add_machine_arguments, checked_fleet, file_of
 from startup.cli.rollout import add_rollout_arguments, roll_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_file_arguments(parser)
     add_rollout_arguments(parser)
-    parser.add_argument(
-        "--push", action="store_true", help="copy code and configuration to machines where they differ (never data)"
-    )
-    parser.add_argument(
-        "--force-move",
-        action="store_true",
-        help="start agents that moved here although the machine where they were does not answer",
-    )
+    add_machine_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,8 +12,9 @@ from agentkit.errors import ConfigError
 from agentkit.names import AgentId
 from startup.cli import exits
 from startup.cli.cluster import Cluster
-from startup.cli.common import as_typed, duration_s, has_colour, note, say, say_json, width_of
+from startup.cli.common import add_waiting_arguments, as_typed, has_colour, note, say, say_json, width_of
 from startup.cli.follow import Aim, Outcome, follow, log_tails
+from startup.plan.closure import closure
 from startup.plan.revision import Revision
 from startup.spec.fleet import Fleet
 from startup.view import document
@@ -26,13 +27,7 @@ RUN_ON = "its agents go on as they were; run the command again when it is reacha
 def add_agents(parser: argparse.ArgumentParser) -> None:
     """The arguments of all three."""
     parser.add_argument("agents", nargs="+", metavar="AGENT", help="name, name#slot or machine/name")
-    parser.add_argument(
-        "--timeout",
-        type=duration_s,
-        metavar="TIME",
-        help="stop waiting after this long (exit 3), 90s or 5m; the nodes go on",
-    )
-    parser.add_argument("--no-wait", action="store_true", help="return as soon as the nodes have been told")
+    add_waiting_arguments(parser)
 
 
 def current(cluster: Cluster) -> Revision:
@@ -54,7 +49,7 @@ def with_requirements(fleet: Fleet, chosen: Collection[AgentId]) -> set[AgentId]
         & known
         for spec in fleet.agents
     }
-    return _spread(chosen, below)
+    return set(closure(below, chosen))
 
 
 def with_dependants(fleet: Fleet, chosen: Collection[AgentId]) -> set[AgentId]:
@@ -64,16 +59,7 @@ def with_dependants(fleet: Fleet, chosen: Collection[AgentId]) -> set[AgentId]:
         for dependency in spec.dependencies:
             if dependency.required and len(dependency.agents) == 1:  # with a second provider it can do without this one
                 above.setdefault(dependency.agents[0], set()).add(spec.id)
-    return _spread(chosen, above)
-
-
-def _spread(chosen: Collection[AgentId], edges: Mapping[AgentId, Collection[AgentId]]) -> set[AgentId]:
-    reached, unvisited = set(chosen), list(chosen)
-    while unvisited:
-        more = set(edges.get(unvisited.pop(), ())) - reached
-        reached |= more
-        unvisited += more
-    return reached
+    return set(closure(above, chosen))
 
 
 def machines_of(fleet: Fleet) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -76,6 +77,17 @@ def duration_s(text: str) -> float:
         return seconds(float(text) if text.replace(".", "", 1).isdecimal() else text)
     except ConfigError:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 30s, 500ms, 5m, or seconds") from None
+
+
+def add_waiting_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of commands that tell nodes something and then wait for what comes of it."""
+    parser.add_argument(
+        "--timeout",
+        type=duration_s,
+        metavar="TIME",
+        help="stop waiting after this long (exit 3), 90s or 5m; the nodes go on",
+    )
+    parser.add_argument("--no-wait", action="store_true", help="return as soon as the nodes have been told")
 
 
 def choose(wanted: Sequence[str], known: Collection[AgentId]) -> list[AgentId]:

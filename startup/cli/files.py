@@ -37,6 +37,18 @@ def add_file_arguments(parser: argparse.ArgumentParser, *, none: str = "") -> No
     parser.add_argument("--port-offset", type=int, default=0, metavar="N", help="added to every port")
 
 
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """What commands that act on a file may do to other machines."""
+    parser.add_argument(
+        "--push", action="store_true", help="copy code and configuration to machines where they differ (never data)"
+    )
+    parser.add_argument(
+        "--force-move",
+        action="store_true",
+        help="start agents that moved here although the machine where they were does not answer",
+    )
+
+
 def file_of(arguments: argparse.Namespace) -> Path | None:
     """FILE, or the first default that exists; None when --machine names the files and FILE is left out. ConfigError: none."""
     if arguments.file is not None:

@@ -18,7 +18,16 @@ from agentkit.names import AgentId
 from startup.cli import exits
 from startup.cli.change import left_out, machines_of
 from startup.cli.cluster import Cluster
-from startup.cli.common import as_typed, duration_s, has_colour, is_terminal, note, say, say_json, width_of
+from startup.cli.common import (
+    add_waiting_arguments,
+    as_typed,
+    has_colour,
+    is_terminal,
+    note,
+    say,
+    say_json,
+    width_of,
+)
 from startup.cli.follow import Aim, Outcome, follow, log_tails
 from startup.cli.nodes import nodes_of
 from startup.plan.changes import Changes, changes
@@ -45,13 +54,7 @@ def add_rollout_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="when one does not become ready, leave it at that: those that changed stay",
     )
-    parser.add_argument(
-        "--timeout",
-        type=duration_s,
-        metavar="TIME",
-        help="stop waiting after this long (exit 3), 90s or 5m; the nodes go on",
-    )
-    parser.add_argument("--no-wait", action="store_true", help="return as soon as the nodes have been told")
+    add_waiting_arguments(parser)
 
 
 def _part(text: str) -> str:

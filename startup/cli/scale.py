@@ -21,7 +21,7 @@ from agentkit.names import AgentId
 from startup.cli import exits
 from startup.cli.change import RUN_ON, current, left_out, machines_of, report
 from startup.cli.cluster import Cluster
-from startup.cli.common import choose, duration_s, note, say, say_json, width_of
+from startup.cli.common import add_waiting_arguments, choose, note, say, say_json, width_of
 from startup.cli.follow import Aim, follow
 from startup.plan.changes import changes
 from startup.plan.revision import Revision
@@ -32,13 +32,7 @@ from startup.view.changes import change_lines
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("numbers", nargs="+", metavar="AGENT=N", help="name or machine/name, and how many of it")
-    parser.add_argument(
-        "--timeout",
-        type=duration_s,
-        metavar="TIME",
-        help="stop waiting after this long (exit 3), 90s or 5m; the nodes go on",
-    )
-    parser.add_argument("--no-wait", action="store_true", help="return as soon as the nodes have been told")
+    add_waiting_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

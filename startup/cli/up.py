@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 from agentkit.directory.locate import cluster_of, node_files, run_root
 from agentkit.errors import ConfigError, NoNode
 from startup.cli import exits
-from startup.cli.common import duration_s, note, say, say_json
-from startup.cli.files import add_file_arguments, checked_fleet, file_of
+from startup.cli.common import add_waiting_arguments, note, say, say_json
+from startup.cli.files import add_file_arguments, add_machine_arguments, checked_fleet, file_of
 from startup.cli.nodes import nodes_of
 from startup.machines.local import Boot
 
@@ -66,21 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PHASE",
         help="only the phases up to this one: its number, or a group of it; what is in later ones stays as it is",
     )
-    parser.add_argument(
-        "--timeout",
-        type=duration_s,
-        metavar="TIME",
-        help="stop waiting after this long (exit 3), 90s or 5m; the nodes go on",
-    )
-    parser.add_argument(
-        "--push", action="store_true", help="copy code and configuration to machines where they differ (never data)"
-    )
-    parser.add_argument(
-        "--force-move",
-        action="store_true",
-        help="start agents that moved here although the machine where they were does not answer",
-    )
-    parser.add_argument("--no-wait", action="store_true", help="return as soon as the nodes have the desired state")
+    add_machine_arguments(parser)
+    add_waiting_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from typing import Final, Protocol
 from agentkit.names import Incarnation
 from startup.node import procinfo
 from startup.node.procinfo import ProcStat
+from startup.plan.closure import closure
 
 #: What leftovers get between SIGTERM and SIGKILL, in seconds.
 LEFTOVER_GRACE_S: Final = 1.0
@@ -62,14 +63,7 @@ class Census:
 
     def descendants(self, roots: Iterable[int]) -> set[int]:
         """`roots` and everything below them that is alive."""
-        seen: set[int] = set()
-        todo = list(roots)
-        while todo:
-            pid = todo.pop()
-            if pid not in seen:
-                seen.add(pid)
-                todo += self._children.get(pid, ())
-        return {pid for pid in seen if pid in self.stats}
+        return {pid for pid in closure(self._children, roots) if pid in self.stats}
 
     def remains(
         self, pid: int, incarnation: int, known: Iterable[Known] = (), caged: Iterable[int] = ()

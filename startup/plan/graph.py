@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
 from agentkit.names import AgentId
+from startup.plan.closure import closure
 from startup.spec.cycles import Cycle, cycles
 from startup.spec.fleet import AgentSpec, Fleet
 
@@ -62,11 +63,11 @@ class Graph:
 
     def with_needs(self, ids: Iterable[AgentId]) -> frozenset[AgentId]:
         """`ids` and all that they need, directly or not: what `up A B` brings along."""
-        return _closure(self.needs, ids)
+        return closure(self.needs, ids)
 
     def with_dependants(self, ids: Iterable[AgentId]) -> frozenset[AgentId]:
         """`ids` and all that need them, directly or not: what `stop --with-dependants` stops."""
-        return _closure(self.needed_by, ids)
+        return closure(self.needed_by, ids)
 
     def cycles(self) -> tuple[Cycle, ...]:
         """Every cycle, as strings of ids (startup.spec.cycles)."""
@@ -83,15 +84,3 @@ class Graph:
 def _targets(spec: AgentSpec, known: frozenset[AgentId], only_required: bool) -> tuple[AgentId, ...]:
     edges = (edge for edge in spec.dependencies if edge.required or not only_required)
     return tuple(dict.fromkeys(id for edge in edges for id in edge.agents if id in known))
-
-
-def _closure(edges: Edges, ids: Iterable[AgentId]) -> frozenset[AgentId]:
-    """Ids that are not in the graph (disabled ones) stay in the answer and lead nowhere."""
-    found: set[AgentId] = set()
-    todo = list(ids)
-    while todo:
-        id = todo.pop()
-        if id not in found:
-            found.add(id)
-            todo += edges.get(id, ())
-    return frozenset(found)
