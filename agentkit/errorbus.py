@@ -2,7 +2,7 @@
 
 `report` may be called from any thread, before the loop exists and after it was closed; it never raises, and waits for nothing but a
 lock that is held for microseconds. A storm costs no more memory than 256 kinds of error take, and no report is lost without being
-counted: what is not told on its own is in the count of its kind. Who sends the batches is agent/courier.py."""
+counted: what is not told on its own is in the count of its kind. Who sends the batches is agent/error_exporter.py."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import uvloop
 
 from agentkit.agent.base import BaseAgent
-from agentkit.agent.courier import last_words
+from agentkit.agent.error_exporter import last_words
 from agentkit.agent.orders import HIBERNATE, WAKE
 from agentkit.clock import wall_s
 from agentkit.errors import ConfigError, StartupError

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from agentkit.agent import gauges
+from agentkit.agent.agent_keys import AgentKeys
 from agentkit.agent.attachment import Attachment
 from agentkit.agent.base import BaseAgent
 from agentkit.agent.blocking import BlockingCaller
@@ -17,26 +18,25 @@ from agentkit.agent.builtin import BUILTIN_METHODS, handle_request_of
 from agentkit.agent.caller import Caller
 from agentkit.agent.configuring import Configuring
 from agentkit.agent.counters import Counters
-from agentkit.agent.courier import Courier
 from agentkit.agent.dispatch import Dispatcher
+from agentkit.agent.error_exporter import ErrorExporter
 from agentkit.agent.event_client import route_by
 from agentkit.agent.events import AgentEvents
+from agentkit.agent.exclusive import Exclusive
 from agentkit.agent.fallbacks import fallbacks_of
 from agentkit.agent.hibernation import checkpoint
 from agentkit.agent.hibernation.deep_sleep_entry import DeepSleepEntry
 from agentkit.agent.hibernation.lifecycle import Hibernation
 from agentkit.agent.hibernation.suspension import Suspension
 from agentkit.agent.hibernation.timer_throttle import TimerThrottle
-from agentkit.agent.last_hook import run_on_stop
 from agentkit.agent.leading import Leading
 from agentkit.agent.listening import Listening
-from agentkit.agent.own_keys import AgentKeys
 from agentkit.agent.policies import calling_of, serving_of
 from agentkit.agent.resources import Resources
 from agentkit.agent.selfreport import SelfReports
 from agentkit.agent.showing import Showing
-from agentkit.agent.single import Single
 from agentkit.agent.state_choice import keeper_of
+from agentkit.agent.stop_hook import run_on_stop
 from agentkit.agent.tasks import Tasks
 from agentkit.agent.telling import Teller
 from agentkit.agent.threads import FromThreads
@@ -127,7 +127,7 @@ class AgentRuntime:
         self._attachment = Attachment(self)
         self._directory: Directory = directory or self._attachment.directory()
         node = self._directory if isinstance(self._directory, MeshDirectory) else None
-        self._courier = Courier(agent._error_bus, settings.sender, node.ask if node else None)
+        self._error_exporter = ErrorExporter(agent._error_bus, settings.sender, node.ask if node else None)
         self.leading = Leading(settings.sender, node)
         self._configuring = Configuring(agent, settings, node, self._tasks.spawn)
         self._teller.takes_config = self._configuring.is_wanted
@@ -161,7 +161,7 @@ class AgentRuntime:
             tracer=self.tracer,
             dialer=self._keys.dialer(for_threads=True),
         )
-        self._single = Single(
+        self._exclusive = Exclusive(
             agent,
             self.events,
             self.reports,
@@ -229,12 +229,12 @@ class AgentRuntime:
         self.listening.open(self.settings)
         self.listening.encrypted = self._keys.needed_for(self.listening.sockets)
         self.agent._wiring = self
-        self._single.watch_gate()
-        if not self._single.is_beside:
+        self._exclusive.watch_gate()
+        if not self._exclusive.is_beside:
             await self._serve_http()
         self.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._keeper is not None:
-            await self._keeper.begin(is_alone=not self._single.is_beside)
+            await self._keeper.begin(is_alone=not self._exclusive.is_beside)
         try:
             await self.agent.on_start()
         except (Exception, SystemExit) as exc:
@@ -244,9 +244,9 @@ class AgentRuntime:
         if not self._checks.board.all_passed_once:
             raise StartupError(f"not healthy: {self._checks.board.verdict.reason}")
         left = checkpoint.take(self.settings.data_dir)
-        self._single.last_s.update(resumed(self.agent, left.ran_s))
+        self._exclusive.last_s.update(resumed(self.agent, left.ran_s))
         self.events.seen(left.streams)
-        await self._single.before_ready()
+        await self._exclusive.before_ready()
         self._open_inbox()
         self.phase = "ready"
         self.running = self._was_ready = True
@@ -282,7 +282,7 @@ class AgentRuntime:
         """Send callers elsewhere, finish what runs, `on_stop`, close everything. Within the grace period."""
         began = Deadline.after(self.settings.grace_s)
         reserve_s = min(RESERVE_S, self.settings.grace_s / 4)
-        self._single.close()
+        self._exclusive.close()
         self.hibernation.close()
         self.running = False
         # Who asked before our successor took the health port over asks about the agent, and that is there
@@ -332,7 +332,7 @@ class AgentRuntime:
         self._tasks.spawn("tick", self._tick)
         for check in self._checks.forever():
             self._tasks.spawn("checks", check)
-        self._single.begin()
+        self._exclusive.begin()
         self.hibernation.begin()
         if self._keeper is not None:
             self._tasks.spawn("state", self._keeper.keep_saving)
@@ -361,7 +361,7 @@ class AgentRuntime:
     async def _close(self) -> None:
         self.phase = "stopped"
         self.leading.close()
-        self._courier.close()
+        self._error_exporter.close()
         self._counters.close()
         self._attachment.close()
         self.caller.close()

@@ -54,7 +54,7 @@ class Attachment:
     async def _attach(self, directory: MeshDirectory) -> None:
         """After every connect to a node. The node may be another one than before: it gets to know all that it needs."""
         runtime, settings = self._runtime, self._runtime.settings
-        runtime._courier.connected()
+        runtime._error_exporter.connected()
         try:
             await directory.ask("attach", id=str(settings.id), incarnation=settings.incarnation)
         except CallError as error:

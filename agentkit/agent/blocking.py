@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Final, Unpack
 
-from agentkit.agent.beginning import begin
+from agentkit.agent.call_start import begin
 from agentkit.agent.context import serving
 from agentkit.agent.course import Board, CallOptions, Course, Route, for_stream
 from agentkit.agent.dialing import Dialer

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Any, Unpack
 
-from agentkit.agent.beginning import begin
+from agentkit.agent.call_start import begin
 from agentkit.agent.context import serving
 from agentkit.agent.course import Board, CallOptions, Course, Route, for_stream
 from agentkit.agent.dialing import Dialer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from agentkit.agent.context import Serving, current_call
 from agentkit.agent.course import IDEMPOTENCY_KEY
-from agentkit.agent.explaining import as_told, explained
+from agentkit.agent.error_replies import as_told, explained
 from agentkit.agent.handlers import Method
 from agentkit.agent.hibernation.pending_requests import PendingRequests
 from agentkit.agent.intake import Intake

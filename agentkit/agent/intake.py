@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from agentkit.agent.context import Serving
 from agentkit.agent.handlers import Method
+from agentkit.agent.inbound_stream import streamed_arguments
 from agentkit.agent.plain_verbs import PlainVerbs
-from agentkit.agent.received import streamed_arguments
 from agentkit.clock import now_s
 from agentkit.errors import BadRequest, DeadlineExceeded, UnknownMethod
 from agentkit.observe.trace import TRACEPARENT, Span, Tracer

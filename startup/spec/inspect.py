@@ -141,7 +141,7 @@ def _unimportable(exc: BaseException, file: str) -> Verdict:
 
 def _judged(module: ModuleType, order: Order, asked: Sequence[Asked]) -> Verdict:
     from agentkit import BaseAgent
-    from agentkit.agent.declared import remarks_on
+    from agentkit.agent.class_checks import remarks_on
 
     def is_agent(value: object) -> bool:
         return isinstance(value, type) and issubclass(value, BaseAgent) and value is not BaseAgent

@@ -192,7 +192,7 @@ class DeepSleep:
         try:
             if with_counters:
                 (folder / COUNTERS_FILE).write_bytes(counters_of(runtime.showing.metrics()))
-            checkpoint.write(folder, runtime._single.last_s, runtime.events.streams())
+            checkpoint.write(folder, runtime._exclusive.last_s, runtime.events.streams())
         except OSError as exc:
             raise StaysAwake(f"{folder} can't be written to: {exc.strerror}") from exc
 

@@ -38,7 +38,7 @@ class DeepSleepEntry:
     def due_in_s(self) -> float | None:
         """When the first `@every` method is due; None: there is none."""
         runtime = self._runtime
-        due = due_s(runtime.agent, runtime._timers, runtime._single.last_s)
+        due = due_s(runtime.agent, runtime._timers, runtime._exclusive.last_s)
         return max(0.0, min(due.values()) - now_s()) if due else None
 
     def promised_s(self) -> float:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from agentkit import BaseAgent, BlockingClient, Client, Forbidden, Unauthenticated, rpc
+from agentkit.agent.agent_keys import AgentKeys
 from agentkit.agent.dialing import Dialer
-from agentkit.agent.own_keys import AgentKeys
 from agentkit.directory.base import INBOX, INBOX_LOCAL, AgentRecord
 from agentkit.directory.static import StaticDirectory
 from agentkit.errors import ConfigError

@@ -14,7 +14,7 @@ from agentkit.agent.upkeep import repeating
 from agentkit.observe.log import get_logger
 from agentkit.transport.gate import Gate
 
-log = get_logger("agentkit.single")
+log = get_logger("agentkit.exclusive")
 
 _LOST: Final = "the node that wanted this successor is gone before it was ready"
 
@@ -23,7 +23,7 @@ class _End(Protocol):
     def __call__(self, reason: str = "") -> None: ...
 
 
-class Single:
+class Exclusive:
     """Belongs to the running loop. Without a gate nobody is waited for."""
 
     def __init__(

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from agentkit import BaseAgent, health_check, rpc
-from agentkit.agent import courier
-from agentkit.agent.courier import Courier, last_words
+from agentkit.agent import error_exporter
+from agentkit.agent.error_exporter import ErrorExporter, last_words
 from agentkit.directory.mesh import MeshDirectory
 from agentkit.errorbus import ErrorBus
 from agentkit.errors import HandlerError
@@ -29,7 +29,7 @@ SENDER = {"id": "m1/A", "incarnation": 3}
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("SOON_S", 0.005), ("BETWEEN_S", 0.02), ("AGAIN_S", 0.05), ("STORED_WITHIN_S", 0.3)):
-        monkeypatch.setattr(courier, name, seconds)
+        monkeypatch.setattr(error_exporter, name, seconds)
 
 
 @pytest.fixture
@@ -65,14 +65,14 @@ class Counting:
 
 
 @asynccontextmanager
-async def sending(path: Path, bus: ErrorBus) -> AsyncIterator[Courier]:
-    made: list[Courier] = []
+async def sending(path: Path, bus: ErrorBus) -> AsyncIterator[ErrorExporter]:
+    made: list[ErrorExporter] = []
 
     async def on_connected(_: MeshDirectory) -> None:
         made[0].connected()
 
     directory = MeshDirectory(str(path), on_connected=on_connected)
-    made.append(Courier(bus, SENDER, directory.ask))
+    made.append(ErrorExporter(bus, SENDER, directory.ask))
     try:
         yield made[0]
     finally:
@@ -153,7 +153,7 @@ async def test_reports_made_after_the_loop_was_closed_are_last_words(path: Path)
 
     def a_life() -> None:
         async def live() -> None:
-            Courier(bus, SENDER, None)
+            ErrorExporter(bus, SENDER, None)
 
         asyncio.run(live())
         for n in range(1000):  # its loop is closed now

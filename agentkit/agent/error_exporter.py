@@ -1,4 +1,4 @@
-"""Takes an agent's error reports to its node: batches over the connection that the directory has, each until the node says that
+"""Exports an agent's error reports to its node: batches over the connection that the directory has, each until the node says that
 it is stored.
 
 A node that is away is not asked: its coming back is told (`connected`). Without a node reports stay in the agent's memory."""
@@ -37,7 +37,7 @@ LAST_WORDS_S: Final = 0.5
 Ask = Callable[..., Awaitable[Any]]
 
 
-class Courier:
+class ErrorExporter:
     """Belongs to the running loop; reports come from any thread, also after that loop was closed."""
 
     def __init__(self, bus: ErrorBus, sender: Mapping[str, Any], ask: Ask | None) -> None:
