@@ -38,7 +38,7 @@ from agentkit.agent.showing import Showing
 from agentkit.agent.state_choice import keeper_of
 from agentkit.agent.stop_hook import run_on_stop
 from agentkit.agent.tasks import Tasks
-from agentkit.agent.telling import Teller
+from agentkit.agent.telling import RETRY_S, Teller
 from agentkit.agent.threads import FromThreads
 from agentkit.agent.upkeep import TICK_ASLEEP_S, TICK_S, Checks, resumed
 from agentkit.clock import now_s, wall_s
@@ -351,8 +351,8 @@ class AgentRuntime:
         while True:
             await self._timers.until_aligned(period_s, asleep_s=asleep_s, due=self._lag.due)
             self._lag.ran(now_s())
-            if self.settings.watchdog_s:
-                self._teller.alive()
+            if self.settings.watchdog_s and not self._teller.alive():
+                self._timers.step_aside(RETRY_S)  # not only this time: else a fifth of a fleet woke twice for each beat
             if self._inbox is not None:
                 self._safety_hits += self._inbox.safety_check() + self.events.safety_check()
 

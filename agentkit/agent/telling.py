@@ -33,7 +33,7 @@ class Teller:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._alive_timer: asyncio.TimerHandle | None = None
+        self._refused = 0  #: so often in a row was there no room for WATCHDOG
         self._state: dict[str, object] = {}
         self.takes_config = False  #: its class has `on_config`
         self._unsent: deque[tuple[Mapping[str, object], tuple[int, ...]]] = deque()
@@ -65,11 +65,11 @@ class Teller:
         """The verdict has changed."""
         self._tell(_health(verdict))
 
-    def alive(self, retries: int = ALIVE_RETRIES) -> None:
-        """The loop still turns."""
-        self._alive_timer = None
-        if self._notifier.send_now({"WATCHDOG": 1}) is Outcome.FULL and retries:
-            self._alive_timer = self._loop.call_later(RETRY_S, self.alive, retries - 1)
+    def alive(self) -> bool:
+        """The loop still turns. False: there was no room for that, and RETRY_S later there may be."""
+        is_full = self._notifier.send_now({"WATCHDOG": 1}) is Outcome.FULL
+        self._refused = self._refused + 1 if is_full and self._refused < ALIVE_RETRIES else 0
+        return not self._refused
 
     def stopping(self) -> None:
         """It takes no new calls."""
@@ -102,9 +102,8 @@ class Teller:
     def close(self) -> None:
         """What was not sent by now is not sent."""
         self._unsent.clear()
-        for timer in (self._timer, self._alive_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _tell(self, fields: Mapping[str, object], fds: tuple[int, ...] = ()) -> None:
         self._unsent.append((fields, fds))

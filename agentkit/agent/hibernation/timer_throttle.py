@@ -12,6 +12,8 @@ from agentkit.clock import now_s
 SLOWED: Final = 10
 #: ...but no less often than this, in seconds.
 SLOWEST_S: Final = 60.0
+#: Who steps aside again and again begins anew before it would be so late, in seconds: 50 places, each for tens of agents.
+LATEST_S: Final = 1.0
 
 
 def slowed_s(interval_s: float) -> float:
@@ -24,6 +26,7 @@ class TimerThrottle:
 
     def __init__(self) -> None:
         self.is_slow = False
+        self.late_s = 0.0  #: so long after its moment comes what is aligned
         self._waiting: set[asyncio.Future[None]] = set()
 
     def change(self, *, is_slow: bool) -> None:
@@ -37,6 +40,10 @@ class TimerThrottle:
         """As long as it is now."""
         return slowed_s(interval_s) if self.is_slow else interval_s
 
+    def step_aside(self, by_s: float) -> None:
+        """The moment that is due is too crowded: what is aligned comes `by_s` later, this time and from now on."""
+        self.late_s = (self.late_s + by_s) % LATEST_S
+
     async def until(self, began_s: float, interval_s: float) -> None:
         """Until one interval has passed since `began_s`."""
         while (left_s := began_s + self.interval_s(interval_s) - now_s()) > 0:
@@ -45,12 +52,13 @@ class TimerThrottle:
     async def until_aligned(
         self, interval_s: float, *, asleep_s: float | None = None, due: Callable[[float], None] = lambda _: None
     ) -> None:
-        """Until the machine's clock shows the next multiple of the interval, so that what can coincide does. `asleep_s`: the
+        """Until the machine's clock shows the next multiple of the interval, so that what can coincide does (a little later for who
+        stepped aside). `asleep_s`: the
         interval while the agent sleeps (default: slowed as usual). `due` is told when it will be over."""
         while True:
             period_s = interval_s if not self.is_slow else slowed_s(interval_s) if asleep_s is None else asleep_s
             now = now_s()
-            left_s = period_s - now % period_s
+            left_s = period_s - (now - self.late_s) % period_s
             # The loop's clock has a resolution of 1 ms and may have called early: the multiple that is due is not waited for again
             left_s = left_s if left_s > 0.002 else left_s + period_s
             due(now + left_s)

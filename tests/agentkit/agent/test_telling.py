@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
-from agentkit.agent.telling import ALIVE_RETRIES, Teller
+import pytest
+
+from agentkit.agent.base import BaseAgent
+from agentkit.agent.telling import ALIVE_RETRIES, RETRY_S, Teller
+from agentkit.runtime import AgentRuntime
 from agentkit.settings import AgentSettings
 from agentkit.transport.notify import Notifier, Outcome
 
@@ -24,7 +29,7 @@ def taken(sock: socket.socket) -> list[bytes]:
             return found
 
 
-async def test_a_watchdog_message_that_found_no_room_comes_a_little_later(tmp_path: Path) -> None:
+async def test_who_finds_no_room_for_its_watchdog_message_knows_it(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as node:
         node.bind(str(tmp_path / "n"))
         node.setblocking(False)
@@ -32,33 +37,48 @@ async def test_a_watchdog_message_that_found_no_room_comes_a_little_later(tmp_pa
         while notifier.send_now({"FILLER": 1}) is Outcome.SENT:
             pass
         teller = Teller(notifier, settings())
-        teller.alive()
+        assert not teller.alive()
         assert b"WATCHDOG=1" not in taken(node)
-        arrived = asyncio.Event()
-        asyncio.get_running_loop().add_reader(node, arrived.set)
-        async with asyncio.timeout(10):
-            await arrived.wait()
-        asyncio.get_running_loop().remove_reader(node)
+        assert teller.alive()
         assert taken(node) == [b"WATCHDOG=1"]
         teller.close()
         notifier.close()
 
 
-async def test_a_node_that_takes_nothing_is_not_asked_for_ever(tmp_path: Path) -> None:
-    tries = 0
-
+async def test_a_node_that_takes_nothing_is_not_asked_for_ever() -> None:
     class Stuck(Notifier):
         def send_now(self, fields: object, *, fds: tuple[int, ...] = ()) -> Outcome:  # type: ignore[override]
-            nonlocal tries
-            tries += 1
-            if tries == ALIVE_RETRIES + 1:
-                last.set()
             return Outcome.FULL
 
-    last = asyncio.Event()
     teller = Teller(Stuck(None), settings())
-    teller.alive()
-    async with asyncio.timeout(10):
-        await last.wait()
-    assert teller._alive_timer is None
+    for _ in range(2):  # a few times at each beat, then not before the next
+        assert [teller.alive() for _ in range(ALIVE_RETRIES + 1)] == [False] * ALIVE_RETRIES + [True]
     teller.close()
+
+
+class Crowded(Notifier):
+    """Has no room for the first WATCHDOG."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.outcomes = iter((Outcome.FULL, Outcome.SENT, Outcome.SENT))
+        self.enough = asyncio.Event()
+
+    def send_now(self, fields: Mapping[str, object], *, fds: tuple[int, ...] = ()) -> Outcome:
+        outcome = next(self.outcomes, None) if "WATCHDOG" in fields else Outcome.SENT
+        if outcome is None:
+            self.enough.set()
+        return outcome or Outcome.SENT
+
+
+async def test_an_agent_that_found_no_room_steps_aside_once() -> None:
+    told = AgentSettings.from_environment({"AGENT_NAME": "Told", "WATCHDOG_USEC": "150000"}, default_name="Told")
+    notifier = Crowded()
+    runtime = AgentRuntime(BaseAgent._from_settings(told, {}), told, notifier=notifier)
+    await runtime.start()
+    try:
+        async with asyncio.timeout(30):
+            await notifier.enough.wait()
+    finally:
+        await runtime.stop()
+    assert runtime._timers.late_s == pytest.approx(RETRY_S)

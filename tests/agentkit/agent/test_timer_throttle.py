@@ -47,3 +47,12 @@ async def test_who_waits_is_slowed_when_the_agent_falls_asleep() -> None:
     assert not waiting.done()
     waiting.cancel()
     await asyncio.wait({waiting})
+
+
+async def test_who_steps_aside_comes_a_little_after_each_multiple() -> None:
+    timers, period_s = TimerThrottle(), 0.05
+    timers.step_aside(0.02)
+    due: list[float] = []
+    for _ in range(3):
+        await timers.until_aligned(period_s, due=due.append)
+    assert [at_s % period_s for at_s in due] == pytest.approx([0.02] * 3, abs=1e-6)
