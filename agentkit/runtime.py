@@ -245,7 +245,7 @@ class AgentRuntime:
             raise StartupError(f"not healthy: {self._checks.board.verdict.reason}")
         left = checkpoint.take(self.settings.data_dir)
         self._exclusive.last_s.update(resumed(self.agent, left.ran_s))
-        self.events.seen(left.streams)
+        self.events.seen(left.streams, self._attachment.kept_events if left.has_kept else None)
         await self._exclusive.before_ready()
         self._open_inbox()
         self.phase = "ready"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agentkit.directory.base import AgentRecord, Directory
 from agentkit.directory.mesh import MeshDirectory
 from agentkit.directory.static import StaticDirectory
-from agentkit.errors import CallError
+from agentkit.errors import CallError, Unreachable
 from agentkit.observe import log as logs
 
 if TYPE_CHECKING:
@@ -45,6 +45,13 @@ class Attachment:
         directory = self._runtime._directory
         if isinstance(directory, MeshDirectory):
             self._timer = self._runtime.loop.call_later(ATTACH_DELAY_S, directory.start)
+
+    async def kept_events(self, offset: int) -> Any:
+        """What the node has kept of events while no process was there to take them (events.handover)."""
+        directory = self._runtime._directory
+        if not isinstance(directory, MeshDirectory):
+            raise Unreachable("there is no node that could have kept events")
+        return await directory.ask("kept_events", **self._runtime.settings.sender, offset=offset)
 
     def close(self) -> None:
         """It is not begun any more; the directory is closed by who has it."""

@@ -14,7 +14,7 @@ from agentkit.errors import DeadlineExceeded
 from agentkit.events.publisher import Publisher
 from agentkit.events.receiver import Receiver
 from agentkit.events.registry import checked
-from agentkit.events.route import Route
+from agentkit.events.route import RelayRoute, Route
 from agentkit.observe.log import get_logger
 
 log = get_logger("agentkit.events")
@@ -52,20 +52,23 @@ class AgentEvents:
         self._subscriptions: list[Subscription] = subscriptions_of(agent, on_failed)
         self._receiver: Receiver | None = None
         self._seen: tuple[tuple[str, str, int, int], ...] = ()
+        self._fetch: Callable[..., Awaitable[Any]] | None = None
         self._loop = asyncio.get_running_loop()
 
     @property
     def topics(self) -> tuple[str, ...]:
         """What it subscribes to."""
-        return tuple(str(one.pattern) for one in self._subscriptions)
+        return tuple(dict.fromkeys(one.pattern.text for one in self._subscriptions))
 
     def streams(self) -> list[tuple[str, str, int, int]]:
         """What it has seen last (events.gaps)."""
         return self._receiver.gaps.streams() if self._receiver is not None else []
 
-    def seen(self, streams: tuple[tuple[str, str, int, int], ...]) -> None:
-        """Before `start`: what an earlier life has seen, so that what came since then is counted as lost."""
-        self._seen = streams
+    def seen(
+        self, streams: tuple[tuple[str, str, int, int], ...], fetch: Callable[..., Awaitable[Any]] | None = None
+    ) -> None:
+        """Before `start`: what an earlier life has seen. What came since then is had by `fetch` (events.handover), or counted as lost."""
+        self._seen, self._fetch = streams, fetch
 
     async def start(self) -> None:
         """Subscribe; on return events arrive, at least those of this machine."""
@@ -74,8 +77,23 @@ class AgentEvents:
         self._receiver = Receiver([(one.pattern, one.offer) for one in self._subscriptions])
         self._receiver.on_counted = self._counted
         self._receiver.gaps.seen(self._seen)
-        if not await self._route.listen(self._receiver, IN_FORCE_WITHIN_S):
+        if not await self._listen(self._receiver):
             log.warning("events.not_in_force", waited_s=IN_FORCE_WITHIN_S, hint="the node is away or slow")
+
+    async def _listen(self, receiver: Receiver) -> bool:
+        if self._fetch is None or not isinstance(self._route, RelayRoute):
+            return await self._route.listen(receiver, IN_FORCE_WITHIN_S)
+        from agentkit.events.handover import catch_up  # few are ever woken with something kept for them
+
+        return await catch_up(self._route, receiver, self._fetch, IN_FORCE_WITHIN_S)
+
+    async def settled(self) -> bool:
+        """Whether, within IN_FORCE_WITHIN_S, all that was published before this call has arrived."""
+        return isinstance(self._route, RelayRoute) and await self._route.settled(IN_FORCE_WITHIN_S)
+
+    def stop_listening(self) -> None:
+        """Nothing is received any more: another has what comes from here on."""
+        self._route.stop_listening()
 
     async def publish(self, topic: str, event: object) -> None:
         """See BaseAgent.publish."""

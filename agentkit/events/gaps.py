@@ -46,6 +46,20 @@ class Gaps:
         self._last[stream] = number
         return number - last - 1
 
+    def knows(self, publisher: str, topic: str, life: int, number: int) -> bool:
+        """Whether this event, or a later one of its stream, was noted already."""
+        return number <= self._last.get((publisher, topic, life), 0)
+
+    def lost(self, publisher: str, topic: str, life: int, first: int, last: int) -> int:
+        """Note that the events `first` to `last` will not come; how many of the stream are missed by that, those right before included."""
+        known = self._last.get((publisher, topic, life))
+        before = self.missed(publisher, topic, life, first)
+        since = first - 1 if known is None or known < first else known
+        if last <= since:
+            return 0
+        self._last[publisher, topic, life] = last
+        return before + last - since
+
     def _forget_old(self) -> None:
         if len(self._last) >= self._max:
             for stream in list(self._last)[: max(1, self._max // 2)]:

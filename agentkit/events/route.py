@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from agentkit.errors import CallError, Unreachable
 from agentkit.events import local
 from agentkit.events.delivery import MAX_EVENT_BYTES
-from agentkit.events.receiver import Receiver
-from agentkit.events.topics import END
+from agentkit.events.probing import Probing
 from agentkit.observe.log import get_logger
 from agentkit.transport.pubsub import Endpoints, Sender, Subscriber
 
 log = get_logger("agentkit.events")
 
-#: The first words of a topic that no event can have: a subscriber asks its node to send it, and so learns that it is heard.
-PROBE: Final = "_probe."
-#: Pause between two of these, in seconds: first, then doubled.
-_PROBE_S: Final = 0.002
-
 #: One operation of the conversation with the node (directory.mesh.MeshDirectory.ask).
 Ask = Callable[..., Awaitable[Any]]
+
+
+class Listener(Protocol):
+    """Takes frames: a receiver, or what stands before one."""
+
+    @property
+    def prefixes(self) -> list[bytes]: ...
+    def take(self, frame: bytes) -> None: ...
 
 
 class Route(Protocol):
@@ -35,7 +35,7 @@ class Route(Protocol):
         """Hand a frame over; whether there was room."""
         ...
 
-    async def listen(self, receiver: Receiver, limit_s: float) -> bool:
+    async def listen(self, receiver: Listener, limit_s: float) -> bool:
         """Let `receiver` take what it asks for, from now until `close`; whether that was in force within `limit_s`."""
         ...
 
@@ -65,7 +65,7 @@ class LocalRoute:
     def post(self, frame: bytes) -> bool:
         return local.post(frame)
 
-    async def listen(self, receiver: Receiver, limit_s: float) -> bool:  # noqa: ARG002 - Route's signature
+    async def listen(self, receiver: Listener, limit_s: float) -> bool:  # noqa: ARG002 - Route's signature
         self._listeners.append(local.Listener(receiver.prefixes, receiver.take))
         return True
 
@@ -97,6 +97,7 @@ class RelayRoute:
         self._ask = ask
         self._sender: Sender | None = None
         self._subscribers: list[Subscriber] = []
+        self._probing = Probing(self._have_relay)
         self._asking: asyncio.Task[None] | None = None
         self._is_closed = False
         self._refusal = ""  #: why the node has no relay, as it was logged last
@@ -109,45 +110,24 @@ class RelayRoute:
             self._asking = asyncio.get_running_loop().create_task(self.reconnected(), name="events:relay")
         return self._sender.send(frame)
 
-    async def listen(self, receiver: Receiver, limit_s: float) -> bool:
-        probe = f"{PROBE}{secrets.token_hex(8)}"
-        heard = asyncio.Event()
-        asked_for = probe.encode() + END
-
-        def take(frame: bytes) -> None:
-            if frame.startswith(asked_for):
-                heard.set()
-            else:
-                receiver.take(frame)
-
+    async def listen(self, receiver: Listener, limit_s: float, *, is_everywhere: bool = False) -> bool:
+        """`is_everywhere`: also for what comes from other machines, as far as this machine's relay."""
         subscriber = Subscriber(
-            self._endpoints[1:],
-            # the probe last: subscriptions come into force in this order
-            [*receiver.prefixes, asked_for],
-            take,
-            max_frame_bytes=MAX_EVENT_BYTES,
+            self._endpoints[1:], receiver.prefixes, self._probing.taking(receiver.take), max_frame_bytes=MAX_EVENT_BYTES
         )
         self._subscribers.append(subscriber)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._until_heard(probe, heard), limit_s)
-        if not subscriber.is_closed:
-            subscriber.unsubscribe(asked_for)
-        return heard.is_set()
+        return await self._probing.heard(subscriber, limit_s, is_everywhere=is_everywhere)
 
-    async def _until_heard(self, probe: str, heard: asyncio.Event) -> None:
-        pause_s = _PROBE_S
-        while not heard.is_set():
-            await self._have_relay(probe=probe)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(heard.wait(), pause_s)
-            pause_s = min(pause_s * 2, 0.1)
+    async def settled(self, limit_s: float) -> bool:
+        """Whether, within `limit_s`, all that was published before this call has been taken from the relay."""
+        return all([await self._probing.heard(one, limit_s, is_everywhere=True) for one in self._subscribers])
 
     async def reconnected(self) -> None:
         if self._sender is None and not self._subscribers:
             return
         await self._have_relay()
 
-    async def _have_relay(self, **arguments: str) -> None:
+    async def _have_relay(self, **arguments: Any) -> None:
         try:
             await self._ask("events", **arguments)
         except Unreachable:

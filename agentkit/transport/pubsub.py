@@ -90,6 +90,11 @@ class Subscriber:
     def is_closed(self) -> bool:
         return bool(self._sock.closed)
 
+    def subscribe(self, prefix: bytes) -> None:
+        """In force after all that was subscribed to before. Counted: as many `unsubscribe` end it."""
+        self._sock.subscribe(prefix)
+        self._reader.poke()
+
     def unsubscribe(self, prefix: bytes) -> None:
         self._sock.unsubscribe(prefix)
         self._reader.poke()

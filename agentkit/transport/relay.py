@@ -44,6 +44,7 @@ REBIND_S: Final = 0.01
 #: Between two signs of life to other machines' relays, in ms; a connection that is silent for twice as long is given up.
 HEARTBEAT_MS: Final = 5_000
 
+_FAR_PROBE: Final = "inproc://events-far-probe"
 _STOP: Final = b"TERMINATE"  # what zmq_proxy_steerable returns at; its sockets stay open
 
 
@@ -75,6 +76,10 @@ class Relay:
             self._bound = bytes(out.last_endpoint).decode().rstrip("\0")  # type: ignore[arg-type]
             mesh = self._socket(zmq.XSUB)
             self._watch_link(mesh, host)
+            # only this process writes here, and only probes: what proves that REMOTE has taken a subscription
+            self._far_probe = self._socket(zmq.PUB)
+            self._far_probe.bind(_FAR_PROBE)
+            mesh.connect(_FAR_PROBE)
             remote = self._socket(zmq.XPUB)
             remote.bind(endpoints.remote)
             self._probe = self._socket(zmq.PUSH)
@@ -135,10 +140,15 @@ class Relay:
         """Send a frame as a publisher would: who gets it knows that what it subscribed to before is in force here."""
         self._probe.send(frame, zmq.NOBLOCK)
 
+    def probe_far(self, frame: bytes) -> None:
+        """The same as if it came from another machine."""
+        self._far_probe.send(frame, zmq.NOBLOCK)
+
     def close(self) -> None:
         """Returns when the threads have ended and the addresses are free."""
         ended = [way.close() for way in (self._local, self._remote)]
         self._probe.close(linger=0)
+        self._far_probe.close(linger=0)
         self._end_questions()
         if all(ended):
             self._context.destroy(linger=0)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from agentkit.clock import now_s
 from agentkit.errors import BadRequest, CallError
 from agentkit.events.delivery import MAX_EVENT_BYTES
-from agentkit.events.route import PROBE
+from agentkit.events.probing import FAR, PROBE
 from agentkit.events.topics import END
 from agentkit.names import AgentId, is_loopback
 from agentkit.observe.log import get_logger
@@ -67,7 +67,8 @@ class NodeEvents:
     # -- the relay
 
     def ensure(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Operation `events`: the relay runs from now on. With `probe`: it sends that once, for who wants to know that it is heard."""
+        """Operation `events`: the relay runs from now on. With `probe`: it sends that once, for who wants to know that it is heard;
+        `everywhere`: also where the other machines' events come from."""
         if self._relay is None:
             self._start()
         assert self._relay is not None
@@ -76,6 +77,8 @@ class NodeEvents:
             if not isinstance(probe, str) or _NONCE.fullmatch(probe) is None:
                 raise BadRequest(f"probe: {probe!r} is not {PROBE} and 16 hexadecimal digits")
             self._relay.probe(probe.encode() + END)
+            if arguments.get("everywhere"):
+                self._relay.probe_far(probe.encode() + END + FAR)
         return {}
 
     def hear(self, machine: str, out: str | None) -> None:

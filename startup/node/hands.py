@@ -46,6 +46,7 @@ from startup.plan.actions import (
     Terminate,
 )
 from startup.plan.phase import Phase
+from startup.plan.process import Process
 from startup.plan.sleep_record import CONNECTION
 
 log = get_logger("node.hands")
@@ -76,6 +77,8 @@ class Hands:
         #: What has to be done before an agent is told to go: it leaves the registry, then it drains. None: nothing has
         self.before_end: Callable[[AgentId], Awaitable[None] | None] = lambda _: None
         self.on_left: Callable[[Incarnation], None] = lambda _: None  #: nothing of a process is left
+        #: A slot sleeps, and nothing of its process is left
+        self.on_laid: Callable[[Process], None] = lambda _: None
         self.on_known: Callable[[Running], None] = lambda _: None  #: from now on it is known whose pid this is
         self._turns = turns
         self._core = turns.core
@@ -254,6 +257,7 @@ class Hands:
         if not had_them:
             self._zygote.keep(str(id), fds)
         self.activation.watch(id, fds)
+        self.on_laid(p)
 
     def _knocked(self, id: AgentId) -> None:
         self._core.wake(id, CONNECTION, self._turns.now_s())

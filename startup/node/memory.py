@@ -133,7 +133,9 @@ def process_of(facts: Mapping[str, Any], spec: AgentSpec) -> Process:
         key=facts.get("key", ""),
         state=facts.get("state", {}),
         away=facts.get("away", ""),
-        sleep=None if facts.get("sleep") is None else Sleep(**facts["sleep"]),
+        sleep=None
+        if facts.get("sleep") is None
+        else Sleep(**{**facts["sleep"], "patterns": tuple(facts["sleep"].get("patterns", ()))}),
         deadline_s=facts["deadline_s"],
         **{name: facts[name] for name in _PLAIN},
     )

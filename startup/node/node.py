@@ -117,8 +117,8 @@ class Node:
             self._revisions, self._keys, self._mesh, self.accept, lambda: self.is_ending
         )
         self.turns.on_failure = self._rollbacks.failed
-        self._hibernation_operations = HibernationOperations(self.turns, self._hands)
         self._events = NodeEvents(places, self._mesh, self._revisions, self._keys)
+        self._hibernation_operations = HibernationOperations(self.turns, self._hands, places.run, self._events.ensure)
         self._senses.on_events = self._events.told
         self._key_words = self._hearing.key_words = KeyWords(self._keys, self._mesh, self._events)
         self._keys.on_change = self._on_keys
@@ -302,6 +302,7 @@ class Node:
         await self._hands.close()
         await self._key_words.close()
         await self._mesh.close()
+        self._hibernation_operations.close()
         self._events.close()
         if self._notify is not None:
             self._notify.close()
@@ -375,5 +376,5 @@ class Node:
         if removed:
             self._mesh.copies.publish_all()
         self._rules.changed(changed, removed)
-        self._hibernation_operations.changed(changed)
+        self._hibernation_operations.changed(changed, removed)
         self._liveness.changed(changed, removed)

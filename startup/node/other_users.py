@@ -17,7 +17,7 @@ from startup.plan.reconcile import Reconciler
 _TOLD: Final = frozenset({"directory", "names", "events", "ping"})
 #: ... and what an agent says as itself, with its `id`.
 _OWN: Final = frozenset(
-    {"attach", "report", "lead", "resign", "watch_config", "config_taken", "sleep", "asleep", "awake"}
+    {"attach", "report", "lead", "resign", "watch_config", "config_taken", "sleep", "asleep", "awake", "kept_events"}
 )
 #: ... and what is remembered for as long as the connection lasts; a fleet of 1,000 agents has as many names.
 _GO_ON: Final = frozenset({"directory", "lead", "watch_config"})

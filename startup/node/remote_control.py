@@ -33,7 +33,20 @@ MAX_STREAMS: Final = 32
 MAX_UNREAD_BYTES: Final = 32 * 1024 * 1024
 #: What an agent asks of the node of its own machine; it means nothing from elsewhere.
 _OWN_AGENTS: Final = frozenset(
-    {"answer", "attach", "config_taken", "lead", "lend", "report", "resign", "watch_config", "sleep", "asleep", "awake"}
+    {
+        "answer",
+        "attach",
+        "config_taken",
+        "lead",
+        "lend",
+        "report",
+        "resign",
+        "watch_config",
+        "sleep",
+        "asleep",
+        "awake",
+        "kept_events",
+    }
 )
 
 

@@ -30,6 +30,7 @@ class Wish:
     memory_mb: float = 0.0
     wake_in_s: float | None = None  #: a timer of its is due then
     is_asked: bool = False  #: an operator wants it: that it was woken for nothing does not count
+    patterns: tuple[str, ...] = ()  #: events of these wake it
 
 
 class Refusal(NamedTuple):
@@ -64,8 +65,7 @@ def asks(p: Process, wish: Wish, now_s: float, wall_s: float) -> Process | Refus
     ready_s = p.stamps.ready_s if p.stamps.ready_s is not None else p.since_s
     left_s = ready_s + known.awake_for_s(p.spec.hibernate.after_s, wish.calls) - now_s
     if left_s > 0 and not wish.is_asked:
-        times = known.judged(wish.calls).useless
-        return Refusal(f"it was woken {times} times in a row by connections that brought no call", left_s)
+        return Refusal(known.judged(wish.calls).why_awake, left_s)
     sleep = replace(
         known,
         since_wall_s=wall_s,
@@ -73,6 +73,7 @@ def asks(p: Process, wish: Wish, now_s: float, wall_s: float) -> Process | Refus
         due_s=None if wish.wake_in_s is None else now_s + wish.wake_in_s,
         given_back_mb=wish.memory_mb,
         veto="",
+        patterns=wish.patterns,
     )
     return replace(p, leaving=Leaving.SLEEP, sleep=replace(sleep, useless=known.judged(wish.calls).useless))
 
@@ -81,7 +82,7 @@ def stays_awake(p: Process, why: str) -> Process:
     """It was falling asleep, or was told to, and does not."""
     if p.phase is not Phase.READY:
         return p
-    sleep = replace(p.sleep or Sleep(), since_wall_s=None, wake_wall_s=None, due_s=None, veto=why)
+    sleep = replace(p.sleep or Sleep(), since_wall_s=None, wake_wall_s=None, due_s=None, veto=why, patterns=())
     return replace(p, leaving=Leaving.NO if p.leaving is Leaving.SLEEP else p.leaving, sleep=sleep)
 
 
@@ -89,8 +90,8 @@ def woken(p: Process, why: str, now_s: float) -> Outcome:
     """Something wants it: it starts as it did the first time, when what it requires is there."""
     if p.phase is not Phase.HIBERNATED:
         return p, []
-    p = taken_up(p, now_s)
-    return replace(p, sleep=(p.sleep or Sleep()).woken(why, now_s)), [OpenListeners(p.id)]
+    sleep = (p.sleep or Sleep()).woken(why, now_s, now_s - p.since_s, p.spec.hibernate.after_s)
+    return replace(taken_up(p, now_s), sleep=sleep), [OpenListeners(p.id)]
 
 
 def revised(p: Process, spec: AgentSpec, now_s: float) -> Outcome:

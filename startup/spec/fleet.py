@@ -94,7 +94,7 @@ class HibernatePolicy:
 
     after_s: float = 300.0
     depth: Literal["light", "deep", "never"] = "light"
-    events: Literal["wake", "count"] = "wake"  #: wake: who subscribes to events sleeps lightly only
+    events: Literal["wake", "count"] = "wake"  #: wake: what it subscribed to wakes it; count: does not
     wake_dependencies: bool = False  #: who wakes it from deep sleep wakes those that it depends on, on its machine
 
 

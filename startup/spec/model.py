@@ -114,7 +114,7 @@ class HibernateModel(Model):
     )
     events: Literal["wake", "count"] = Field(
         "wake",
-        description="Of an agent with @subscribe: wake: events wake it, so it sleeps lightly only; count: it sleeps deep, and what it missed is counted.",  # noqa: E501
+        description="Of an agent with @subscribe: wake: events wake it, its node keeps them meanwhile; count: it sleeps on, and what it missed is counted.",  # noqa: E501
     )
     wake_dependencies: bool = Field(
         False, description="Who wakes it from deep sleep wakes those that it depends on, too, on its own machine."

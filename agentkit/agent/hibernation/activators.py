@@ -50,9 +50,11 @@ class NodeActivator:
 
     async def allow(self, wish: Mapping[str, Any]) -> None:
         try:
-            await self._node.ask("sleep", **self._sender, **wish)
+            answer = await self._node.ask("sleep", **self._sender, **wish)
         except CallError as exc:
             raise NotAllowed(exc.message.removeprefix("awake: ")) from exc
+        if wish["patterns"] and not answer.get("listens"):
+            raise StaysAwake("its node is of a version that does not listen to events for it")
 
     async def stays(self, why: str) -> None:
         with contextlib.suppress(CallError):
@@ -69,6 +71,8 @@ class SystemdActivator:
     async def allow(self, wish: Mapping[str, Any]) -> None:
         if wish["wake_in_s"] is not None:
             raise NotAllowed("its @every methods would be missed: systemd wakes it for connections only")
+        if wish["patterns"]:
+            raise NotAllowed("it subscribes to events, which systemd does not hear (`events: count`)")
 
     async def stays(self, why: str) -> None:
         """It was not told, so there is nothing to take back."""

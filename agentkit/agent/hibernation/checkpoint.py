@@ -25,12 +25,15 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 class Checkpoint:
     ran_s: Mapping[str, float] = field(default_factory=dict)  #: `@every` methods: when they ran last, monotonic
     streams: tuple[tuple[str, str, int, int], ...] = ()  #: of events: publisher, topic, life, last number
+    has_kept: bool = False  #: the node keeps what came since then
 
 
-def write(folder: Path, ran_s: Mapping[str, float], streams: Iterable[tuple[str, str, int, int]]) -> None:
+def write(
+    folder: Path, ran_s: Mapping[str, float], streams: Iterable[tuple[str, str, int, int]], *, has_kept: bool
+) -> None:
     """OSError: it can't be written."""
     offset_s = wall_s() - now_s()
-    left = {"every": {name: at_s + offset_s for name, at_s in ran_s.items()}, "events": list(streams)}
+    left = {"every": {name: at_s + offset_s for name, at_s in ran_s.items()}, "events": list(streams), "kept": has_kept}
     if any(left.values()):
         (folder / FILE).write_text(json.dumps(left))
 
@@ -53,6 +56,7 @@ def take(folder: Path) -> Checkpoint:
         return Checkpoint(
             {str(name): float(at_s) + offset_s for name, at_s in left["every"].items()},
             tuple((str(who), str(topic), int(life), int(number)) for who, topic, life, number in left["events"]),
+            bool(left.get("kept")),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
         log.warning("sleep.left_unreadable", path=str(path), error=repr(exc))

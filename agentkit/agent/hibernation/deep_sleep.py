@@ -7,6 +7,7 @@ The order keeps every call (protocol.md, "Draining"):
    away knows that what it asked was not run, and comes back over a new channel.
 3. When nobody is left, libzmq is made to look away from the listeners: who connects from here on waits in the kernel's queue, for the next
    process. (Where that can't be done, GOAWAY sends them there.)
+   From then on the node has its events, too: it listened since it agreed (agentkit.events.handover).
 4. The agent stops as always and exits with EXIT_ASLEEP (0 under systemd). The listeners are watched once nothing of it is left.
 
 Imported when somebody sleeps for the first time: an agent that never does pays nothing."""
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from agentkit.agent.hibernation import checkpoint
@@ -87,9 +89,10 @@ class DeepSleep:
         self._check_quiet()
         try:
             await activator.allow(self._wish())
+            if self._kept_patterns and not await self._runtime.events.settled():
+                raise StaysAwake("its node does not answer for its events")
             self._check_quiet()
-            await self._let_go()
-            self._leave_behind(with_counters=activator.shows_counters)
+            await self._let_go(lambda: self._leave_behind(with_counters=activator.shows_counters))
         except NotAllowed:
             raise
         except BaseException as exc:
@@ -110,10 +113,6 @@ class DeepSleep:
             raise StaysAwake(f"it leads, or stands for, {', '.join(names)}")
         if (left_s := runtime.deep_sleep.promised_s()) > 0:
             raise StaysAwake(f"answers to idempotency keys are promised for another {left_s:.0f} s")
-        if runtime.events.topics and runtime.settings.hibernate.events == "wake":
-            raise StaysAwake(
-                "it subscribes to events, which wake it from light sleep only (`hibernate: {events: count}`)"
-            )
 
     async def _check_strangers(self) -> None:
         """Plain clients stay; who is only just coming or going is waited for."""
@@ -135,12 +134,20 @@ class DeepSleep:
             "memory_mb": round(runtime.showing.report().memory_mb, 2),
             "wake_in_s": runtime.deep_sleep.due_in_s(),
             "asked": self._is_asked,
+            "patterns": self._kept_patterns,
         }
+
+    @property
+    def _kept_patterns(self) -> tuple[str, ...]:
+        """What its node has to listen to for it."""
+        runtime = self._runtime
+        return runtime.events.topics if runtime.settings.hibernate.events == "wake" else ()
 
     # -- callers
 
-    async def _let_go(self) -> None:
-        """Every caller has gone, and who comes from now on waits for the next process."""
+    async def _let_go(self, leave_behind: Callable[[], None]) -> None:
+        """Every caller has gone, and who comes from now on waits for the next process; so does every event. `leave_behind`: called
+        when nothing can keep it any more."""
         inbox = self._runtime._inbox
         assert inbox is not None
         called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -155,13 +162,17 @@ class DeepSleep:
             self._look(away=True)
             await asyncio.sleep(SETTLE_S)
             inbox.safety_check()
+            self._runtime.events.safety_check()
             if inbox.strangers or called.done() or self._runtime.hibernation.busy_with():
-                raise StaysAwake("somebody called in the last moment")
+                raise StaysAwake("somebody called, or an event came, in the last moment")
+            leave_behind()
         except BaseException:
             self._look(away=False)
             inbox.rouse()
             raise
         inbox.doze_off()
+        # what came since it was noted what has been seen is its node's to hand over
+        self._runtime.events.stop_listening()
 
     async def _until_left(self, called: asyncio.Future[None]) -> None:
         inbox = self._runtime._inbox
@@ -192,7 +203,9 @@ class DeepSleep:
         try:
             if with_counters:
                 (folder / COUNTERS_FILE).write_bytes(counters_of(runtime.showing.metrics()))
-            checkpoint.write(folder, runtime._exclusive.last_s, runtime.events.streams())
+            checkpoint.write(
+                folder, runtime._exclusive.last_s, runtime.events.streams(), has_kept=bool(self._kept_patterns)
+            )
         except OSError as exc:
             raise StaysAwake(f"{folder} can't be written to: {exc.strerror}") from exc
 

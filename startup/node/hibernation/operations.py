@@ -1,6 +1,8 @@
 """Who sleeps and who does not: what agents ask of their node, and what operators ask of both.
 
-sleep {id, incarnation, calls, memory_mb, wake_in_s, asked}   an agent wants to go; refused (`awake`) with a reason
+sleep {id, incarnation, calls, memory_mb, wake_in_s, asked, patterns}   an agent wants to go; refused (`awake`) with a reason. Answered
+                                  when its node listens to the events that `patterns` mean, with `listens`: how many patterns
+kept_events {id, incarnation, offset}   a page of what was kept of them, for its next process (event_activation.py)
 asleep {id, incarnation}          it was told to sleep lightly, and does
 awake {id, incarnation, why}      it was told to sleep, or was about to, and stays
 hibernate {agents, depth}         an operator; answered once it is known of each whether it sleeps
@@ -11,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from agentkit.agent.orders import HIBERNATE, WAKE
 from agentkit.clock import SYSTEM_CLOCK
@@ -23,23 +26,34 @@ from startup.node.hands import Hands
 from startup.node.turns import Turns
 from startup.plan.phase import Phase
 from startup.plan.process import Process
-from startup.plan.sleep_record import OPERATOR
+from startup.plan.sleep_record import EVENT, OPERATOR
 from startup.plan.sleep_transitions import Wish, can_sleep, stays_awake
 from startup.plan.transitions import ordered
+
+if TYPE_CHECKING:
+    from startup.node.hibernation.event_activation import EventActivation
 
 #: How long an operator waits to hear whether an agent sleeps, in seconds: what runs in it may be finished first.
 ANSWER_S: Final = 30.0
 MAX_TEXT: Final = 500
+#: A sleeper's events are heard by its node within this time, in seconds, or it sleeps lightly.
+LISTEN_S: Final = 2.0
 
 
 class HibernationOperations:
     """Belongs to the running loop. `changed` with every turn that changed something."""
 
-    def __init__(self, turns: Turns, hands: Hands) -> None:
+    def __init__(
+        self, turns: Turns, hands: Hands, folder: Path, ensure_relay: Callable[[Mapping[str, Any]], Any]
+    ) -> None:
+        """`folder`: where the event relay's sockets are; `ensure_relay`: NodeEvents.ensure."""
         self._turns = turns
         self._core = turns.core
         self._hands = hands
         self._waiting: dict[AgentId, list[asyncio.Future[str]]] = {}  # of why it stays awake, or ""
+        self._folder, self._ensure_relay = folder, ensure_relay
+        self._events: EventActivation | None = None
+        hands.on_laid = self._laid
 
     @property
     def operations(self) -> Mapping[str, Callable[[Mapping[str, Any]], Any]]:
@@ -47,12 +61,20 @@ class HibernationOperations:
             "sleep": self._sleep,
             "asleep": self._asleep,
             "awake": self._awake,
+            "kept_events": self._kept_events,
             "hibernate": self._hibernate,
             "wake": self._wake,
         }
 
-    def changed(self, slots: Iterable[Process]) -> None:
-        """Some slots are not what they were."""
+    def close(self) -> None:
+        """Who sleeps is not listened for any more."""
+        if self._events is not None:
+            self._events.close()
+
+    def changed(self, slots: tuple[Process, ...], removed: tuple[Process, ...]) -> None:
+        """Some slots are not what they were, or not there any more."""
+        if self._events is not None:
+            self._events.changed(slots, removed)
         if not self._waiting:
             return
         for p in slots:
@@ -70,7 +92,7 @@ class HibernationOperations:
 
     # -- agents
 
-    def _sleep(self, said: Mapping[str, Any]) -> dict[str, Any]:
+    async def _sleep(self, said: Mapping[str, Any]) -> dict[str, Any]:
         id, incarnation = AgentId.parse(said["id"]), Incarnation(int(said["incarnation"]))
         wake_in_s = said.get("wake_in_s")
         wish = Wish(
@@ -78,6 +100,7 @@ class HibernationOperations:
             memory_mb=float(said.get("memory_mb", 0.0)),
             wake_in_s=None if wake_in_s is None else max(0.0, float(wake_in_s)),
             is_asked=bool(said.get("asked")),
+            patterns=tuple(str(text) for text in said.get("patterns", ())),
         )
         if not self._hands.sockets.has(id):
             raise Refused("awake", "its node does not have its sockets, so nobody would hear who knocks")
@@ -85,15 +108,54 @@ class HibernationOperations:
         if refusal is not None:
             raise Refused("awake", refusal.why, {"retry_s": refusal.retry_s})
         self._turns.soon()
-        return {}
+        if wish.patterns:
+            await self._listen(id, incarnation, wish.patterns)
+        return {"listens": len(wish.patterns)}
+
+    async def _listen(self, id: AgentId, incarnation: Incarnation, patterns: tuple[str, ...]) -> None:
+        why = f"its node does not hear its events within {LISTEN_S:g} s"
+        try:
+            is_heard = await self._event_activation().listen(id, incarnation, patterns)
+            if is_heard:
+                return
+            if is_heard is None:  # it has said meanwhile that it stays awake, and may have asked again
+                raise Refused("awake", "it is needed", {"retry_s": 1.0})
+        except BadRequest as error:
+            why = error.message
+        self._stay(id, incarnation, why)
+        raise Refused("awake", why, {"retry_s": 1.0})
+
+    def _event_activation(self) -> EventActivation:
+        if self._events is None:
+            from startup.node.hibernation.event_activation import EventActivation  # most machines never need it
+
+            self._events = EventActivation(self._folder, self._ensure_relay, on_event=self._came, within_s=LISTEN_S)
+        return self._events
+
+    def _came(self, id: AgentId) -> None:
+        """An event, for an agent that sleeps, falls asleep or is being woken."""
+        if self._core.wake(id, EVENT, self._turns.now_s()):
+            self._turns.soon()
+
+    def _laid(self, p: Process) -> None:
+        if self._events is not None or (p.sleep is not None and p.sleep.patterns):
+            self._event_activation().laid(p)
+
+    async def _kept_events(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._event_activation().take(said)
 
     def _awake(self, said: Mapping[str, Any]) -> dict[str, Any]:
         id, incarnation = AgentId.parse(said["id"]), Incarnation(int(said["incarnation"]))
         why = str(said.get("why", ""))[:MAX_TEXT] or "it stays awake"
+        self._stay(id, incarnation, why)
+        return {}
+
+    def _stay(self, id: AgentId, incarnation: Incarnation, why: str) -> None:
         self._core.on(id, lambda p: stays_awake(p, why), self._turns.now_s(), incarnation=incarnation)
+        if self._events is not None:
+            self._events.drop(id)
         self._decided(id, why)
         self._turns.soon()
-        return {}
 
     def _asleep(self, said: Mapping[str, Any]) -> dict[str, Any]:
         self._decided(AgentId.parse(said["id"]), "")

@@ -16,7 +16,7 @@ from startup.plan.actions import CloseListeners, Fork, ForkBeside, LieDown, Open
 from startup.plan.phase import Phase
 from startup.plan.process import Leaving, Process
 from startup.plan.rows import Place, row_of
-from startup.plan.sleep_record import AWAKE_S, CONNECTION, OPERATOR, TIMER, Sleep
+from startup.plan.sleep_record import AWAKE_S, CONNECTION, EVENT, OPERATOR, TIMER, Sleep
 from startup.plan.sleep_transitions import Refusal, Wish
 from startup.spec.fleet import AgentSpec, HibernatePolicy, ProgramTarget, ReadyWhen, RestartPolicy
 from tests.startup.plan.builders import agent, aid, revision
@@ -189,6 +189,36 @@ def test_no_number_of_useless_wakes_keeps_it_awake_for_ever() -> None:
     assert sleep.awake_for_s(300.0, 0) == AWAKE_S[1]
     assert Sleep(useless=3, why=TIMER, woken_s=1.0).awake_for_s(300.0, 0) == 0.0
     assert Sleep(useless=3, why=OPERATOR, woken_s=1.0).awake_for_s(300.0, 0) == 0.0
+
+
+def test_events_that_wake_it_before_it_has_slept_as_long_double_the_time_until_a_sleep_lasts() -> None:
+    sim = up(agent("A", hibernate=HibernatePolicy(after_s=1.0, depth="deep")))
+    lay_down(sim, calls=3, patterns=("news.>",))
+    kept_s = []
+    for _ in range(4):
+        assert wake(sim, why=EVENT)
+        sim.run(0.15)
+        refusal = asks(sim, calls=9)  # calls don't forgive that
+        assert refusal is not None
+        assert refusal.retry_s is not None
+        assert "events" in refusal.why
+        kept_s.append(round(refusal.retry_s + 0.05, 3))
+        sim.run(refusal.retry_s)
+        lay_down(sim)
+    assert kept_s == [2.0, 4.0, 8.0, 16.0]
+    sim.run(17.0)
+    assert wake(sim, why=EVENT)
+    sim.run(0.15)
+    assert asks(sim) is None
+
+
+def test_what_it_listens_to_is_known_while_it_sleeps() -> None:
+    sim = up(agent("A"))
+    lay_down(sim, patterns=("news.>",))
+    core = sim.machines["m"].core
+    assert [p.sleep and p.sleep.patterns for p in core.processes.values() if p.id == A] == [("news.>",)]
+    assert wake(sim)
+    assert [p.sleep and p.sleep.patterns for p in core.processes.values() if p.id == A] == [()]
 
 
 def test_who_is_being_woken_is_still_a_sleeper_for_callers_and_registries_unless_that_fails() -> None:
