@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 
 import pytest
@@ -75,6 +76,9 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_sessionstart() -> None:
     # libuv opens one pipe for the whole process with the first loop and keeps it: no test's leak.
     uvloop.new_event_loop().close()
+    # A shell starts what runs in its background with Ctrl-C ignored, and so would everything be that tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)

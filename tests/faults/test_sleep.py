@@ -55,6 +55,7 @@ class Napping(BaseAgent):
 
     @rpc(timeout="60s")
     async def until(self, file: str) -> int:
+        self.tell("waits", file)
         while not os.path.exists(file):
             await asyncio.sleep(0.01)
         return os.getpid()
@@ -263,7 +264,8 @@ def test_what_runs_keeps_it_awake_and_is_answered(fleet: Scratch) -> None:
     row = up(fleet)
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(fleet.call, "A", "until", file=str(fleet.folder / "done"))
-        until(lambda: "a call runs" in fleet.ask("hibernate", agents=["A"], depth="deep")["awake"].get("m/A", ""))
+        until(lambda: fleet.told("waits"))
+        assert "a call runs" in fleet.ask("hibernate", agents=["A"], depth="deep")["awake"]["m/A"]
         (fleet.folder / "done").touch()
         assert answer.result() == row.pid
     lay(fleet)
