@@ -56,9 +56,11 @@ class Run:
 
     def perform(self, strikes: Sequence[Strike], settle_s: float) -> None:
         """Returns when all is well again after the last one, or `settle_s` later."""
-        self._began_s = time.monotonic()
         self._look()
         with Watch(self._doors) as watch:
+            # a strike at the first moment finds its agent
+            watch.until(lambda rows: rows.keys() >= self._wanted.keys(), TOLD_WITHIN_S)
+            self._began_s = time.monotonic()
             for strike in strikes:
                 self._until(watch, self._began_s + strike.at_s)
                 self._strike(strike, watch)
