@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from agentkit.agent.blocking import BlockingCaller, BlockingPeerProxy
 from agentkit.agent.builtin import DESCRIBE
+from agentkit.agent.call_options import CallOptions
 from agentkit.agent.caller import Caller, PeerProxy
-from agentkit.agent.course import CallOptions
 from agentkit.agent.dialing import Dialer
 from agentkit.agent.event_client import ClientEvents, EventStream
 from agentkit.agent.streaming import Results

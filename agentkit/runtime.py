@@ -39,7 +39,7 @@ from agentkit.agent.state_choice import keeper_of
 from agentkit.agent.stop_hook import run_on_stop
 from agentkit.agent.tasks import Tasks
 from agentkit.agent.telling import RETRY_S, Teller
-from agentkit.agent.threads import FromThreads
+from agentkit.agent.thread_bridge import ThreadBridge
 from agentkit.agent.upkeep import TICK_ASLEEP_S, TICK_S, Checks, resumed
 from agentkit.clock import now_s, wall_s
 from agentkit.directory.base import Directory
@@ -149,7 +149,7 @@ class AgentRuntime:
             tell=self._teller.events,
         )
         self.sockets = SocketPool(loop=self.loop)
-        threads = FromThreads(self.loop, self._directory)
+        threads = ThreadBridge(self.loop, self._directory)
         self.blocking_caller = BlockingCaller(
             self._me,
             threads.lookup,

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol, Unpack
 
 from agentkit.agent.blocking import BlockingCaller
+from agentkit.agent.call_options import CallOptions
 from agentkit.agent.caller import Caller, PeerProxy
 from agentkit.agent.configuring import first_config
 from agentkit.agent.context import serving
-from agentkit.agent.course import CallOptions
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.handlers import Method, methods_of
 from agentkit.agent.hibernation.lifecycle import Hibernation

@@ -12,11 +12,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Final, Unpack
 
+from agentkit.agent.call_options import CallOptions, for_stream
 from agentkit.agent.call_start import begin
 from agentkit.agent.context import serving
-from agentkit.agent.course import Board, CallOptions, Course, Route, for_stream
+from agentkit.agent.course import Course
 from agentkit.agent.dialing import Dialer
 from agentkit.agent.fallbacks import LAST_ANSWER, NOTHING, Declared, Fallbacks
+from agentkit.agent.routes import Board, Route
 from agentkit.clock import now_s
 from agentkit.directory.base import AgentRecord
 from agentkit.errors import BadRequest, CallCancelled, CallError

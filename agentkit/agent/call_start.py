@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from agentkit.agent.call_options import IDEMPOTENCY_KEY
 from agentkit.agent.context import Serving, span_of_call
-from agentkit.agent.course import IDEMPOTENCY_KEY, Board, Course
+from agentkit.agent.course import Course
+from agentkit.agent.routes import Board
 from agentkit.clock import now_s
 from agentkit.observe.trace import TRACEPARENT, Span, Tracer
 from agentkit.resilience.policy import Balance

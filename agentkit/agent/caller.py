@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Any, Unpack
 
+from agentkit.agent.call_options import CallOptions, for_stream
 from agentkit.agent.call_start import begin
 from agentkit.agent.context import serving
-from agentkit.agent.course import Board, CallOptions, Course, Route, for_stream
+from agentkit.agent.course import Course
 from agentkit.agent.dialing import Dialer
 from agentkit.agent.fallbacks import LAST_ANSWER, NOTHING, Declared, Fallbacks
+from agentkit.agent.routes import Board, Route
 from agentkit.agent.streaming import PeerCall, Results, StreamingCall, source_of
 from agentkit.clock import now_s
 from agentkit.directory.base import AgentRecord, Directory

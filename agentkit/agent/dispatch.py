@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Protocol
 
+from agentkit.agent.admission import Admission
+from agentkit.agent.call_options import IDEMPOTENCY_KEY
 from agentkit.agent.context import Serving, current_call
-from agentkit.agent.course import IDEMPOTENCY_KEY
 from agentkit.agent.error_replies import as_told, explained
 from agentkit.agent.handlers import Method
 from agentkit.agent.hibernation.pending_requests import PendingRequests
 from agentkit.agent.intake import Intake
 from agentkit.agent.sharing import Outcome, Sharing
-from agentkit.agent.turns import Turns
 from agentkit.agent.workers import Handler, Workers
 from agentkit.clock import now_s
 from agentkit.errors import CallCancelled, CallError, DeadlineExceeded, HandlerError, InternalError
@@ -73,11 +73,11 @@ class Dispatcher:
         self.last_progress_s: float | None = None  #: when it last answered somebody: `describe` and spans do not count
         every = (*methods.values(), fallback) if fallback else methods.values()
         self._bound: dict[str, Handler] = {m.name: functools.partial(m.function, owner) for m in every}
-        self._turns = Turns(policy, every, start=self._start, refuse=self._drop, waited=meter.waited)
+        self._admission = Admission(policy, every, start=self._start, refuse=self._drop, waited=meter.waited)
         self._admit: Callable[[Serving], None] = (
-            self._turns.admit
+            self._admission.admit
         )  #: while the agent sleeps: where requests wait until it is awake
-        self._pending = PendingRequests(policy.running + policy.queue, self._turns.admit, self._drop)
+        self._pending = PendingRequests(policy.running + policy.queue, self._admission.admit, self._drop)
         self.sharing = Sharing(policy, methods, settle=self._settle, admit=lambda work: self._admit(work))
         intake = Intake(methods, fallback, tracer or Tracer(0), self._identity)
         self._prepare, self._span = intake.prepare, intake.span
@@ -86,7 +86,7 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._deadlines = DeadlineQueue(self._loop, self._on_deadline)
         self._works: dict[int, Serving] = {}
-        self._workers = Workers(self._turns.threads)
+        self._workers = Workers(self._admission.threads)
         self._shows_tracebacks = bool(os.environ.get("AGENTKIT_DEBUG"))
 
     # -- Receiver -----------------------------------------------------------------------------------------------------
@@ -131,12 +131,12 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """Requests that wait for their turn."""
-        return self._turns.waiting
+        return self._admission.waiting
 
     @property
     def gates(self) -> Mapping[str, Gate[Serving]]:
         """What requests pass before they run: `handlers`, `threads`, and those of methods with a limit of their own."""
-        return self._turns.all
+        return self._admission.all
 
     @property
     def in_flight(self) -> int:
@@ -176,10 +176,10 @@ class Dispatcher:
 
     def resume(self) -> None:
         """It is awake: who waits gets a turn."""
-        self._admit = self._turns.admit
+        self._admit = self._admission.admit
         for work in self._pending.leave():
             if work.key in self._works:
-                self._turns.admit(work)
+                self._admission.admit(work)
 
     def refuse_held(self, error: Callable[[], CallError]) -> None:
         """It could not be woken: who waits for that hears of it."""
@@ -195,7 +195,7 @@ class Dispatcher:
     def close(self) -> None:
         """Forget timers and threads."""
         self._deadlines.close()
-        self._turns.close()
+        self._admission.close()
         self._workers.close()
 
     # -- running ------------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ class Dispatcher:
 
     def _leave(self, work: Serving, took_s: float) -> None:
         work.is_over = True
-        self._turns.leave(work, took_s)
+        self._admission.leave(work, took_s)
 
     def _forget(self, work: Serving) -> None:
         if self._works.pop(work.key, None) is not None:
@@ -305,7 +305,7 @@ class Dispatcher:
             if work.leads:
                 self.sharing.left(work, why)
         else:
-            self._turns.withdraw(work)
+            self._admission.withdraw(work)
             self._drop(work, why)
 
     def _drop(self, work: Serving, why: CallError) -> None:

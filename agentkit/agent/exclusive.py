@@ -86,6 +86,7 @@ class Exclusive:
             self._spawn("run", lambda: self._guard_run(run))
 
     def close(self) -> None:
+        """Nothing is begun any more; what runs ends with the agent's tasks."""
         self._leading.no_more()
         if self._gate is not None:
             self._gate.close()

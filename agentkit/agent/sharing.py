@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
+from agentkit.agent.call_options import IDEMPOTENCY_KEY
 from agentkit.agent.context import Serving
-from agentkit.agent.course import IDEMPOTENCY_KEY
 from agentkit.agent.handlers import Method
 from agentkit.clock import now_s
 from agentkit.errors import BadRequest, CallCancelled, CallError, DeadlineExceeded

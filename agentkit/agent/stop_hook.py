@@ -16,6 +16,7 @@ log = get_logger("agentkit.runtime")
 
 
 async def run_on_stop(agent: BaseAgent, limit_s: float, reports: SelfReports) -> None:
+    """Returns when it has returned or raised, which is reported, or after `limit_s` seconds: then it is cancelled and left behind."""
     # Not wait_for: it would wait for ever for an `on_stop` that takes no notice of being cancelled
     stopping = asyncio.get_running_loop().create_task(_awaited(agent.on_stop()), name=f"{agent.name}:on_stop")
     _, left = await asyncio.wait((stopping,), timeout=limit_s)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, Unpack
 
 from agentkit.agent.base import BaseAgent
+from agentkit.agent.call_options import CallOptions
 from agentkit.agent.caller import Caller, PeerProxy
-from agentkit.agent.course import CallOptions
 from agentkit.agent.handlers import traits_of
 from agentkit.clock import wall_s
 from agentkit.directory.base import INBOX_LOCAL, AgentRecord

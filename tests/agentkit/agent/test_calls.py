@@ -33,7 +33,7 @@ from agentkit import (
     Unreachable,
     rpc,
 )
-from agentkit.agent.threads import BlockingOnLoop
+from agentkit.agent.thread_bridge import BlockingOnLoop
 from agentkit.testing import running
 from tests.agentkit.support import eventually, outcome, raw
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from agentkit.agent.course import Board, Course
+from agentkit.agent.course import Course
+from agentkit.agent.routes import Board
 from agentkit.directory.base import AgentRecord
 from agentkit.errors import (
     BadRequest,

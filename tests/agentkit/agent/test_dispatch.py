@@ -186,7 +186,7 @@ class Bench:
 
     def gates(self) -> dict[str, tuple[int, int]]:
         """What is inside and what waits, of every gate: all zero when nothing runs."""
-        found = {gate.name: gate for gates in self.dispatcher._turns.gates.values() for gate in gates}
+        found = {gate.name: gate for gates in self.dispatcher._admission.gates.values() for gate in gates}
         return {name: (gate.inside, len(gate.line)) for name, gate in found.items()}
 
     async def assert_empty(self) -> None:

@@ -250,8 +250,8 @@ async def test_a_plain_request_may_say_its_traceparent() -> None:
 async def test_a_request_that_is_refused_has_a_span_that_says_so() -> None:
     async with running(Last) as last:
         dispatcher = last.agent._wired._dispatcher  # type: ignore[attr-defined]
-        dispatcher._turns._async_gate.limit = 0
-        dispatcher._turns._async_gate.room = 0
+        dispatcher._admission._async_gate.limit = 0
+        dispatcher._admission._async_gate.room = 0
         async with Client(peers={"Last": last.endpoint}, trace_sample=1) as client:
             with pytest.raises(CallError):
                 await client.call("Last", "end", attempts=1)

@@ -19,7 +19,7 @@ class BlockingOnLoop(AssertionError):
         super().__init__(" ".join((type(self).__doc__ or "").split()))
 
 
-class FromThreads:
+class ThreadBridge:
     """For every thread but the loop's own."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, directory: Directory) -> None:

@@ -1,4 +1,5 @@
-"""When a request gets its turn: at once, later, or not at all. What the limits are stands in docs/calls.md."""
+"""When a request may run: at once, later, or not at all. What the limits are stands in docs/calls.md; one gate is
+resilience/admission.py."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ _ROUGHLY_S: Final = 0.005
 SPARE_PART: Final = 4
 
 
-class Turns:
-    """The gates of an agent's methods and the lines before them. One timer for all that wait."""
+class Admission:
+    """Of one dispatcher: the gates of its methods and the queues before them. One timer for all that wait."""
 
     def __init__(
         self,
