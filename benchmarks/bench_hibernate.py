@@ -109,9 +109,9 @@ def rows_of(connection: NodeConnection) -> dict[str, dict[str, Any]]:
 def until_asleep(connection: NodeConnection, ids: Sequence[str]) -> None:
     """RuntimeError: they do not sleep."""
     ends_s = time.monotonic() + PATIENCE_S
-    while not all(row["light_sleep"].get("is_asleep") for id, row in rows_of(connection).items() if id in ids):
+    while not all(row["sleep"].get("depth") == "light" for id, row in rows_of(connection).items() if id in ids):
         if time.monotonic() > ends_s:
-            raise RuntimeError(f"still awake: {[rows_of(connection)[id]['light_sleep'] for id in ids]}")
+            raise RuntimeError(f"still awake: {[rows_of(connection)[id]['sleep'] for id in ids]}")
         time.sleep(0.02)
 
 

@@ -100,7 +100,7 @@ def calls(chosen: Options) -> list[Table]:
     waits_ms = [wait_s * 1000 for wait_s in waits_s]
     table.add(
         number, max(missing, lost.total()), ", ".join(f"{n} {code}" for code, n in lost.items()) or "-", ran.total() - len(ran),
-        sum(row["sleep"].get("wakes", 0) for row in told.values()), sum(row["restarts"] for row in told.values()),
+        sum(row["sleep"]["deep"]["wakes"] if row["sleep"] else 0 for row in told.values()), sum(row["restarts"] for row in told.values()),
         percentile(waits_ms, 50), percentile(waits_ms, 99), max(waits_ms),
     )  # fmt: skip
     return [table]
@@ -175,7 +175,7 @@ async def _first_calls(
                 began_s = time.perf_counter()
                 await client.call("Target", "once", {"n": n}, timeout=TIMEOUT_S)
                 found_s.append(time.perf_counter() - began_s)
-        took_s.append(rows(connection)["Target"]["sleep"]["wake_took_s"])
+        took_s.append(rows(connection)["Target"]["sleep"]["deep"]["wake_s"])
     return asleep_s, took_s, awake_s
 
 

@@ -18,7 +18,7 @@ from startup.node.sockets import named
 from startup.node.turns import Turns
 from startup.node.zygote_wire import close_all
 from startup.node.zygotes import ZygoteKeeper
-from startup.plan import light_sleep, transitions
+from startup.plan import sleep_status, transitions
 from startup.plan.phase import Health, Phase
 from startup.plan.process import Process
 
@@ -127,7 +127,7 @@ def _said(p: Process, fields: Mapping[str, str]) -> dict[str, Any]:
     if "X_AGENTKIT_HEALTH" in fields:
         said["health"] = _health(fields["X_AGENTKIT_HEALTH"])
         said["health_reason"] = fields.get("X_AGENTKIT_REASON", "")[:MAX_TEXT]
-    if "X_AGENTKIT_SLEEP" in fields and (sleep := light_sleep.read(fields["X_AGENTKIT_SLEEP"])) is not None:
+    if "X_AGENTKIT_SLEEP" in fields and (sleep := sleep_status.read_light(fields["X_AGENTKIT_SLEEP"])) is not None:
         said["light_sleep"] = sleep
     if "X_AGENTKIT_REQUESTS" in fields:
         said["requests"] = _count(fields["X_AGENTKIT_REQUESTS"], p.requests)

@@ -86,7 +86,7 @@ class Process:
     errors: int = 0
     state: Mapping[str, Any] = field(default_factory=dict)  #: how what it remembers is kept, as it told last
     swap: Swap | None = None  #: another process of this slot, and what it is there for
-    light_sleep: Mapping[str, Any] = field(default_factory=dict)  #: light_sleep.read: what it says of it
+    light_sleep: Mapping[str, Any] = field(default_factory=dict)  #: sleep_status.read_light: what it says of it
     roll_error: str = ""  #: why its last successor did not become ready, and it serves on
     rolled: int = 0  #: number of the revision whose rollout it has come through; below zero: in which it failed
     takes_config: bool = False  #: its class has `on_config`

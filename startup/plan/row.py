@@ -62,10 +62,9 @@ class AgentRow:
     roll: str = ""  #: two processes are there, or soon will be: what the other one does
     is_replaced: bool = False  #: another process shall take its place and does not serve yet
     roll_error: str = ""  #: the last restart or change came to nothing, and why; the process from before it serves on
-    light_sleep: Mapping[str, Any] = field(default_factory=dict)  #: plan.light_sleep; empty: it never slept
     takes_config: bool = False  #: its class has `on_config`: another config reaches it without a restart
     rolled: int = 0  #: number of the revision whose rollout it has come through; below zero: in which it failed
-    sleep: Mapping[str, Any] = field(default_factory=dict)  #: of its deep sleeps, once it slept (rows.sleep_facts)
+    sleep: Mapping[str, Any] = field(default_factory=dict)  #: sleep_status.status
     status_text: str = ""  #: the agent's own STATUS=
     requests: int = 0
     errors: int = 0

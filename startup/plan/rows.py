@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
 
 from agentkit.directory.base import INBOX, INBOX_LOCAL
 from agentkit.names import is_loopback
-from startup.plan.phase import COMING_UP, Health, Phase
+from startup.plan import sleep_status
+from startup.plan.phase import Health, Phase
 from startup.plan.process import Process
 from startup.plan.row import AgentRow, Stamps
 from startup.plan.swap import in_words, is_replaced, predecessor_of
 from startup.spec.fleet import AgentSpec
 
 LOOPBACK = "127.0.0.1"
-
-
-_WAKING: Final = COMING_UP | {Phase.WAITING}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +79,9 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
         roll=in_words(p) or ("takes its changed config" if p.offered is not None else ""),
         is_replaced=is_replaced(p) or p.offered is not None,
         roll_error=p.roll_error,
-        light_sleep=p.light_sleep,
         takes_config=p.takes_config,
         rolled=p.rolled,
-        sleep=sleep_facts(p),
+        sleep=sleep_status.status(p),
         status_text=p.status_text,
         requests=p.requests,
         errors=p.errors,
@@ -93,26 +89,6 @@ def row_of(p: Process, place: Place, version: int) -> AgentRow:
         log=f"{place.logs}/{p.id.instance}.log",
         version=version,
     )
-
-
-def sleep_facts(p: Process) -> Mapping[str, Any]:
-    """How it sleeps and wakes. `is_waking`: callers and registries take it for `hibernated`. `since_s` and `wakes_at_s` are
-    seconds since the epoch, None while it is awake."""
-    sleep = p.sleep
-    if sleep is None:
-        return {}
-    is_asleep = p.phase is Phase.HIBERNATED
-    return {
-        "since_s": sleep.since_wall_s if is_asleep else None,
-        "wakes_at_s": sleep.wake_wall_s if is_asleep else None,
-        "given_back_mb": sleep.given_back_mb if is_asleep else None,
-        "is_waking": p.phase in _WAKING and sleep.is_waking,
-        "wakes": sleep.wakes,
-        "useless": sleep.useless,
-        "woken_by": sleep.why,
-        "wake_took_s": sleep.took_s,
-        "veto": sleep.veto,
-    }
 
 
 def wall(stamps: Stamps, offset_s: float) -> Stamps:

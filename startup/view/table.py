@@ -10,7 +10,7 @@ from startup.plan.phase import Phase
 from startup.plan.row import CLOCKS_AGREE_S, AgentRow
 from startup.view.colour import BOLD, DIM, of_row, paint, state_of
 from startup.view.document import endpoint, uptime_s, why
-from startup.view.sleep import asleep_for, lightly
+from startup.view.sleep import asleep_for, in_words
 from startup.view.vitals import budget
 from startup.view.words import columns, count, cut, duration, fit, number
 
@@ -78,8 +78,7 @@ def agent_lines(
             f"{count(row.requests, 'request')}, {count(row.errors, 'error')}" if row.requests or row.errors else "",
         ),
         ("remembers", _remembers(row.state, now_s)),
-        ("light sleep", lightly(row.light_sleep, now_s)),
-        ("sleep", sleep_in_words(row.sleep, now_s)),
+        ("sleep", in_words(row.sleep, now_s)),
         ("log", row.log),
     ]
     lines = [paint(str(row.id), BOLD, on=colour)]
@@ -105,27 +104,6 @@ def _remembers(state: Mapping[str, Any], now_s: float) -> str:
     return "; ".join((f"in {state.get('store')}: {kept}", *wrong))
 
 
-def sleep_in_words(sleep: Mapping[str, Any], now_s: float) -> str:
-    """How it sleeps, slept last, or why it does not."""
-    if not sleep:
-        return ""
-    said = []
-    if sleep["since_s"] is not None:
-        said.append(f"asleep for {duration(max(0.0, now_s - sleep['since_s']))}")
-        if sleep["given_back_mb"]:
-            said.append(f"{sleep['given_back_mb']:.1f} MB given back")
-        if sleep["wakes_at_s"] is not None:
-            said.append(f"wakes by itself in {duration(max(0.0, sleep['wakes_at_s'] - now_s))}")
-    elif sleep["veto"]:
-        said.append(f"stays awake: {sleep['veto']}")
-    if sleep["wakes"]:
-        took = f" in {duration(sleep['wake_took_s'])}" if sleep["wake_took_s"] is not None else ""
-        said.append(f"woken {count(sleep['wakes'], 'time')}, last by {sleep['woken_by']}{took}")
-    if sleep["useless"]:
-        said.append(f"the last {sleep['useless']} for nothing")
-    return ", ".join(said)
-
-
 _HEADING: Final = ("AGENT", "STATE", "PID", "UP", "MB", "CALLS", "NOTE")
 _HEADING_WIDE: Final = ("AGENT", "STATE", "PID", "UP", "MB", "CALLS", "ERRORS", "RESTARTS", "GROUP", "ENDPOINT", "NOTE")
 _RIGHT: Final = frozenset({2, 3, 4, 5})
@@ -135,7 +113,7 @@ _RIGHT_WIDE: Final = frozenset({2, 3, 4, 5, 6, 7})
 def _cells(row: AgentRow, now_s: float, *, wide: bool) -> tuple[str, ...]:
     up_s = uptime_s(row, now_s)
     served = row.requests or row.errors
-    note = why(row) or asleep_for(row.light_sleep, now_s) or row.status_text
+    note = why(row) or asleep_for(row.sleep, now_s) or row.status_text
     if row.restarts and not wide:
         note = f"{count(row.restarts, 'restart')}{'; ' + note if note else ''}"
     first = (

@@ -158,7 +158,7 @@ def test_a_call_in_any_window_of_falling_asleep_and_waking_is_answered_and_runs_
     up(fleet)
     race(fleet, 200 * times, 7, first=(0.0, 0.06))
     row = fleet.rows()["A"]
-    assert row.sleep["wakes"] > 20  # else no window but the first was hit
+    assert row.sleep["deep"]["wakes"] > 20  # else no window but the first was hit
     assert row.restarts == 0
 
 
@@ -167,7 +167,7 @@ def test_the_same_when_stopping_and_starting_take_long(fleet: Scratch, times: in
     up(fleet)
     (fleet.folder / "slow").touch()
     race(fleet, 60 * times, 8, first=(0.0, 0.15))
-    assert fleet.rows()["A"].sleep["wakes"] > 10
+    assert fleet.rows()["A"].sleep["deep"]["wakes"] > 10
 
 
 def test_a_hundred_callers_wake_one_process_and_all_are_answered(fleet: Scratch) -> None:
@@ -184,7 +184,7 @@ def test_a_hundred_callers_wake_one_process_and_all_are_answered(fleet: Scratch)
     assert len(pids) == 1
     assert ran(fleet) == Counter(map(str, range(100)))
     assert started(fleet) == before + 1
-    assert fleet.rows()["A"].sleep["wakes"] == 1
+    assert fleet.rows()["A"].sleep["deep"]["wakes"] == 1
 
 
 def test_probes_scrapes_and_idle_callers_wake_nobody_and_are_told_that_it_sleeps(fleet: Scratch, times: int) -> None:
@@ -366,7 +366,7 @@ def race_of_events(fleet: Scratch, times: int, seed: int) -> None:
     until(lambda: len(heard(fleet)) >= said)
     assert heard(fleet) == [(n, 0) for n in range(said)]
     row = fleet.rows()["A" if len(fleet.machines) == 1 else "m/A"]
-    assert row.sleep["wakes"] > times // 10  # else no window but the first was hit
+    assert row.sleep["deep"]["wakes"] > times // 10  # else no window but the first was hit
     assert row.restarts == 0
 
 
@@ -404,7 +404,7 @@ def test_an_event_of_another_machine_wakes_it_and_none_is_lost_over_a_killed_nod
         until(is_heard)  # the new node listens again after a moment: what came before that is counted
         last, lost = heard(fleet)[9]
         assert lost == last - 9
-        assert fleet.rows()["m/A"].sleep["woken_by"] == "an event"
+        assert fleet.rows()["m/A"].sleep["deep"]["woken_by"] == "an event"
 
 
 def test_events_that_come_too_often_for_sleep_keep_it_awake(fleet: Scratch) -> None:
@@ -440,7 +440,7 @@ def test_a_timer_wakes_it_and_is_not_forgotten_over_its_sleeps(fleet: Scratch) -
         answer = fleet.ask("hibernate", agents=["A"], depth="deep")
         assert not answer["awake"], answer
     assert len(set(fleet.told("ticks"))) == 3  # a process for each
-    assert fleet.rows()["A"].sleep["woken_by"] == "its timer"
+    assert fleet.rows()["A"].sleep["deep"]["woken_by"] == "its timer"
 
 
 def test_somebody_who_only_knocks_makes_it_stay_awake_longer_each_time(fleet: Scratch) -> None:
@@ -452,7 +452,7 @@ def test_somebody_who_only_knocks_makes_it_stay_awake_longer_each_time(fleet: Sc
         fleet.wait_phase(Phase.READY, "A")
     lay(fleet)
     row = fleet.rows()["A"]
-    assert (row.sleep["wakes"], row.sleep["useless"], row.restarts) == (3, 3, 0)
+    assert (row.sleep["deep"]["wakes"], row.sleep["deep"]["useless"], row.restarts) == (3, 3, 0)
 
 
 def test_stop_restart_and_down_of_a_sleeper(fleet: Scratch) -> None:
@@ -467,7 +467,7 @@ def test_stop_restart_and_down_of_a_sleeper(fleet: Scratch) -> None:
     assert fleet.rows()["A"].phase is Phase.READY
     lay(fleet)
     assert fleet.run("wake", "A").code == 0
-    assert fleet.rows()["A"].sleep["woken_by"] == "an operator"
+    assert fleet.rows()["A"].sleep["deep"]["woken_by"] == "an operator"
     lay(fleet)
 
 

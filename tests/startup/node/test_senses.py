@@ -83,7 +83,9 @@ def test_light_sleep_is_told_and_a_new_process_has_not_slept() -> None:
     assert (sleep["is_asleep"], sleep["since_s"], sleep["given_back_mb"]) == (True, 7.5, 190.2)
     assert sleep["wakes"] < 2**64
     assert len(sleep["kept_by"]) <= 200
-    assert row_of(p, Place(), 1).light_sleep == sleep
+    shown = row_of(p, Place(), 1).sleep
+    assert (shown["depth"], shown["since_s"], shown["given_back_mb"]) == ("light", 7.5, 190.2)
+    assert shown["light"] == {"wakes": sleep["wakes"], "wake_s": None}
     assert transitions.unblocked(p, 2.0)[0].light_sleep == {}
 
 

@@ -122,7 +122,7 @@ def test_who_stays_awake_after_all_says_so_and_is_ready_as_before() -> None:
     sim.machines["m"].core.on(A, lambda p: sleep_transitions.stays_awake(p, "a call came"), sim.now_s)
     sim.settle()
     sim.run(60.0)
-    assert (sim.phase(A), process(sim).leaving, sim.machines["m"].rows[A].sleep["veto"]) == (
+    assert (sim.phase(A), process(sim).leaving, sim.machines["m"].rows[A].sleep["kept_by"]) == (
         Phase.READY,
         Leaving.NO,
         "a call came",
