@@ -24,8 +24,8 @@ from agentkit import main
 from agentkit.agent.base import BaseAgent
 from agentkit.agent.builtin import BUILTIN_METHODS
 from agentkit.agent.decorators import rpc
+from agentkit.agent.health_checks import Checks
 from agentkit.agent.listening import HTTP
-from agentkit.agent.upkeep import Checks
 from agentkit.directory.base import INBOX_LOCAL, AgentRecord
 from agentkit.names import AgentId, AgentName, Incarnation, MachineName
 from agentkit.observe import log as logs

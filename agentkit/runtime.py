@@ -24,30 +24,31 @@ from agentkit.agent.event_client import route_by
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.exclusive import Exclusive
 from agentkit.agent.fallbacks import fallbacks_of
+from agentkit.agent.health_checks import Checks
 from agentkit.agent.hibernation import checkpoint
 from agentkit.agent.hibernation.deep_sleep_entry import DeepSleepEntry
 from agentkit.agent.hibernation.lifecycle import Hibernation
 from agentkit.agent.hibernation.suspension import Suspension
 from agentkit.agent.hibernation.timer_throttle import TimerThrottle
+from agentkit.agent.introspection import Introspection
 from agentkit.agent.leading import Leading
 from agentkit.agent.listening import Listening
+from agentkit.agent.periodic import resumed
 from agentkit.agent.policies import calling_of, serving_of
 from agentkit.agent.resources import Resources
 from agentkit.agent.selfreport import SelfReports
-from agentkit.agent.showing import Showing
 from agentkit.agent.state_choice import keeper_of
 from agentkit.agent.stop_hook import run_on_stop
 from agentkit.agent.tasks import Tasks
-from agentkit.agent.telling import RETRY_S, Teller
+from agentkit.agent.telling import Teller
 from agentkit.agent.thread_bridge import ThreadBridge
-from agentkit.agent.upkeep import TICK_ASLEEP_S, TICK_S, Checks, resumed
-from agentkit.clock import now_s, wall_s
+from agentkit.agent.tick import Tick
+from agentkit.clock import wall_s
 from agentkit.directory.base import Directory
 from agentkit.directory.mesh import MeshDirectory
 from agentkit.errors import StartupError
 from agentkit.health import http
 from agentkit.observe import log as logs
-from agentkit.observe.lag import LoopLag
 from agentkit.observe.metrics import AgentMetrics
 from agentkit.observe.trace import Tracer
 from agentkit.resilience.deadline import Deadline
@@ -96,13 +97,13 @@ class AgentRuntime:
         self.handed_down = frozenset(self.listening.sockets if notifier is not None and notifier.address else ())
         self._is_succeeded = False
         self.deep_sleep = DeepSleepEntry(self)
-        self.showing = Showing(self)
+        self.introspection = Introspection(self)
         self._teller = Teller(notifier or Notifier(None), settings)
         self._me = Identity(settings.id, settings.incarnation)
-        self._lag = LoopLag()
         self.reports = SelfReports(agent._error_bus, retries=settings.checks.retries)
         self._tasks = Tasks(settings.id.name)
         self._timers = TimerThrottle()
+        self._tick = Tick(settings.watchdog_s, self._teller, self._timers, self._safety_check)
         self._checks = Checks(agent, settings.checks, self._tell_health, self.reports.check_failed, self._timers)
         methods = {**agent.methods, **BUILTIN_METHODS}
         fallback = handle_request_of(type(agent))
@@ -116,7 +117,7 @@ class AgentRuntime:
             methods,
             self.metrics_book,
             fallback=fallback,
-            plain_health=self.showing.plain_health,
+            plain_health=self.introspection.plain_health,
             policy=serving_of(agent),
             tracer=self.tracer,
         )
@@ -200,12 +201,11 @@ class AgentRuntime:
         self._keeper = keeper_of(agent, settings, self.reports, self._teller.state, store)
         self._ended = self.loop.create_future()  # of the reason why it has to stop: "" or a failure
         self._was_ready = False
-        self._safety_hits = 0
         self._dispatcher.on_counted = self._counters.note
         self._dispatcher.on_failed = self.reports.handler_failed
         for board in (self.caller.board, self.blocking_caller.board):
             board.on_open = self.reports.breaker_opened
-        self.showing.observe()
+        self.introspection.observe()
 
     # -- what the agent sees (agent.base.Wiring) ----------------------------------------------------------------------
 
@@ -319,7 +319,7 @@ class AgentRuntime:
         listener = self.listening.http
         if listener is not None and not self._has_http:
             self._has_http = True
-            self._http = await http.serve(http.application(self.showing), listener)
+            self._http = await http.serve(http.application(self.introspection), listener)
 
     def _open_inbox(self) -> None:
         """Only now: whoever called before waits in the kernel's backlog, and is served first."""
@@ -329,7 +329,7 @@ class AgentRuntime:
             self._inbox.adopt(listener, encrypted=is_encrypted)
 
     def _begin_upkeep(self) -> None:
-        self._tasks.spawn("tick", self._tick)
+        self._tasks.spawn("tick", self._tick.forever)
         for check in self._checks.forever():
             self._tasks.spawn("checks", check)
         self._exclusive.begin()
@@ -344,17 +344,8 @@ class AgentRuntime:
         if self._keeper is not None:
             self._tasks.spawn("state claim", self._keeper.claim)
 
-    async def _tick(self) -> None:
-        period_s = min(TICK_S, self.settings.watchdog_s / 3) if self.settings.watchdog_s else TICK_S
-        # two fifths of the limit, not half: one that finds the node's queue full must not be the last before it is over
-        asleep_s = self.settings.watchdog_s * 0.4 or TICK_ASLEEP_S
-        while True:
-            await self._timers.until_aligned(period_s, asleep_s=asleep_s, due=self._lag.due)
-            self._lag.ran(now_s())
-            if self.settings.watchdog_s and not self._teller.alive():
-                self._timers.step_aside(RETRY_S)  # not only this time: else a fifth of a fleet woke twice for each beat
-            if self._inbox is not None:
-                self._safety_hits += self._inbox.safety_check() + self.events.safety_check()
+    def _safety_check(self) -> int:
+        return 0 if self._inbox is None else self._inbox.safety_check() + self.events.safety_check()
 
     # -- stopping -----------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from typing import Any, Final, Protocol
 from agentkit.agent.events import AgentEvents
 from agentkit.agent.hibernation.timer_throttle import TimerThrottle
 from agentkit.agent.leading import Leading
+from agentkit.agent.periodic import repeating
 from agentkit.agent.selfreport import SelfReports
-from agentkit.agent.upkeep import repeating
 from agentkit.observe.log import get_logger
 from agentkit.transport.gate import Gate
 

@@ -131,7 +131,7 @@ class DeepSleep:
         runtime = self._runtime
         return {
             "calls": runtime.metrics_book.requests,
-            "memory_mb": round(runtime.showing.report().memory_mb, 2),
+            "memory_mb": round(runtime.introspection.report().memory_mb, 2),
             "wake_in_s": runtime.deep_sleep.due_in_s(),
             "asked": self._is_asked,
             "patterns": self._kept_patterns,
@@ -202,7 +202,7 @@ class DeepSleep:
         folder = runtime.settings.data_dir
         try:
             if with_counters:
-                (folder / COUNTERS_FILE).write_bytes(counters_of(runtime.showing.metrics()))
+                (folder / COUNTERS_FILE).write_bytes(counters_of(runtime.introspection.metrics()))
             checkpoint.write(
                 folder, runtime._exclusive.last_s, runtime.events.streams(), has_kept=bool(self._kept_patterns)
             )

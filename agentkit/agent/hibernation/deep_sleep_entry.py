@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentkit.agent.upkeep import due_s
+from agentkit.agent.periodic import due_s
 from agentkit.clock import now_s
 
 if TYPE_CHECKING:

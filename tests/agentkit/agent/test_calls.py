@@ -214,16 +214,16 @@ async def test_a_call_that_takes_too_long_ends_and_its_handler_is_cancelled() ->
 
 
 def _metric(helper: Any, name: str) -> str:
-    text = helper.agent._wiring.showing.metrics().decode()
+    text = helper.agent._wiring.introspection.metrics().decode()
     return " ".join(line.replace('{agent="Helper"}', "")[len(name) - 9 :] for line in text.splitlines() if name in line)
 
 
 async def test_a_caller_that_is_cancelled_cancels_the_handler() -> None:
     async with running(Helper) as helper:
         call = asyncio.create_task(helper.peer.wait())
-        await eventually(lambda: helper.agent._wiring.showing.report().in_flight == 1)  # type: ignore[union-attr]
+        await eventually(lambda: helper.agent._wiring.introspection.report().in_flight == 1)  # type: ignore[union-attr]
         call.cancel()
-        await eventually(lambda: helper.agent._wiring.showing.report().in_flight == 0)  # type: ignore[union-attr]
+        await eventually(lambda: helper.agent._wiring.introspection.report().in_flight == 0)  # type: ignore[union-attr]
 
 
 async def test_an_answer_above_the_limit_is_too_large_and_the_channel_lives() -> None:
@@ -269,7 +269,7 @@ async def test_calls_that_are_open_when_their_agent_stops_end_and_new_ones_are_r
         async with running(Helper, peers={"Other": other.endpoint}, grace_s=0.2) as helper:
             await helper.agent.call("Other", "echo", {"x": 1})
             call = asyncio.create_task(outcome(helper.agent.call("Other", "wait")))
-            await eventually(lambda: other.agent._wiring.showing.report().in_flight == 1)  # type: ignore[union-attr]
+            await eventually(lambda: other.agent._wiring.introspection.report().in_flight == 1)  # type: ignore[union-attr]
         assert type(await call) is PeerLost
         with pytest.raises(CallCancelled, match="closed"):
             await helper.agent.call("Other", "echo", {"x": 1})

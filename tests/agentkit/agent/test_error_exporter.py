@@ -234,7 +234,7 @@ async def test_errors_are_metrics() -> None:
         agent.agent.report_error("warn", "x")
         for _ in range(50):
             agent.agent.report_error("critical", "y")
-        text = agent.agent._wiring.showing.metrics().decode()  # type: ignore[union-attr]
+        text = agent.agent._wiring.introspection.metrics().decode()  # type: ignore[union-attr]
     assert 'agent_errors_reported_total{agent="Breaks",severity="warning"} 1.0' in text
     assert 'agent_errors_reported_total{agent="Breaks",severity="critical"} 50.0' in text
     assert 'agent_errors_suppressed_total{agent="Breaks"} 30.0' in text

@@ -101,7 +101,7 @@ async def test_a_key_that_comes_again_with_other_arguments_is_refused() -> None:
 async def test_who_repeats_a_key_meanwhile_waits_for_the_run() -> None:
     async with running(Bank) as bank:
         calls = [asyncio.create_task(bank.call("slow", {"amount": 1}, idempotency_key="k")) for _ in range(50)]
-        await eventually(lambda: bank.agent._wiring.showing.report().in_flight == 50)  # type: ignore[union-attr]
+        await eventually(lambda: bank.agent._wiring.introspection.report().in_flight == 50)  # type: ignore[union-attr]
         assert (
             type(await outcome(bank.call("slow", {"amount": 1}, idempotency_key="k", timeout=0.05))) is DeadlineExceeded
         )
@@ -118,7 +118,7 @@ async def test_a_run_with_a_key_is_not_cancelled_by_its_callers_going() -> None:
         await eventually(lambda: bank.agent.booked)
         call.cancel()
         again = asyncio.create_task(bank.call("slow", {"amount": 1}, idempotency_key="k", timeout=30))
-        await eventually(lambda: bank.agent._wiring.showing.report().in_flight == 2)  # type: ignore[union-attr]
+        await eventually(lambda: bank.agent._wiring.introspection.report().in_flight == 2)  # type: ignore[union-attr]
         bank.agent.let_go.set()
         assert await again == 1
         assert (bank.agent.booked, bank.agent.cancelled) == ([1], 0)
@@ -165,7 +165,7 @@ async def test_an_answer_grows_old() -> None:
 async def test_many_who_ask_at_once_get_one_run() -> None:
     async with running(Bank) as bank:
         calls = [asyncio.create_task(bank.call("rate", {"currency": "slow"})) for _ in range(100)]
-        await eventually(lambda: bank.agent._wiring.showing.report().in_flight == 100)  # type: ignore[union-attr]
+        await eventually(lambda: bank.agent._wiring.introspection.report().in_flight == 100)  # type: ignore[union-attr]
         bank.agent.let_go.set()
         assert {answer["n"] for answer in await asyncio.gather(*calls)} == {1}
 
@@ -183,7 +183,7 @@ async def test_when_the_one_who_runs_is_cancelled_the_next_runs_in_its_stead() -
         first = asyncio.create_task(bank.call("rate", {"currency": "slow"}))
         await eventually(lambda: bank.agent.asked == ["slow"])
         others = [asyncio.create_task(bank.call("rate", {"currency": "slow"})) for _ in range(5)]
-        await eventually(lambda: bank.agent._wiring.showing.report().in_flight == 6)  # type: ignore[union-attr]
+        await eventually(lambda: bank.agent._wiring.introspection.report().in_flight == 6)  # type: ignore[union-attr]
         first.cancel()
         await eventually(lambda: bank.agent.asked == ["slow", "slow"])
         bank.agent.let_go.set()
@@ -218,7 +218,7 @@ async def test_any_order_of_calls_cancellations_and_deadlines_leaves_nothing_beh
 
         ends = await asyncio.gather(*(one(n) for n in range(200)))
         bank.agent.let_go.set()
-        await eventually(lambda: bank.agent._wiring.showing.report().in_flight == 0)  # type: ignore[union-attr]
+        await eventually(lambda: bank.agent._wiring.introspection.report().in_flight == 0)  # type: ignore[union-attr]
         allowed = {int, dict, DeadlineExceeded, Overloaded, CallCancelled, asyncio.CancelledError}
         assert {type(end) for end in ends} <= allowed
         assert bank.agent._wiring._dispatcher.sharing._runs == {}  # type: ignore[union-attr]

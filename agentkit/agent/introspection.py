@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agentkit.runtime import AgentRuntime
 
 
-class Showing:
+class Introspection:
     """Reads its runtime whenever somebody asks (health.http.HealthView)."""
 
     def __init__(self, runtime: AgentRuntime) -> None:
@@ -24,6 +24,7 @@ class Showing:
         self._began_s = now_s()
 
     def report(self) -> HealthReport:
+        """For the health port and `status`: phase, verdict, checks, load and memory as they are now."""
         runtime = self._runtime
         id, now, last_s = runtime.settings.id, now_s(), runtime._dispatcher.last_progress_s
         board = runtime._checks.board
@@ -37,7 +38,7 @@ class Showing:
             ready=runtime.running or runtime._is_succeeded or runtime.deep_sleep.is_asleep,
             now_s=now,
             uptime_s=now - self._began_s,
-            loop_lag_s=runtime._lag.worst_s(now),
+            loop_lag_s=runtime._tick.lag.worst_s(now),
             in_flight=runtime._dispatcher.in_flight,
             last_progress_age_s=now - last_s if last_s is not None else None,
             memory_mb=pss_mb(),
@@ -47,10 +48,11 @@ class Showing:
         )
 
     def metrics(self) -> bytes:
+        """For Prometheus, in its text format."""
         return self._runtime.metrics_book.render()
 
     def plain_health(self) -> dict[str, Any]:
-        """For clients that know nothing of AK1."""
+        """The same for clients that know nothing of AK1, with `status: success` as they expect it."""
         report = http.describe(self.report())
         health = report["status"]
         return {**report, "status": "success", "health": health, "healthy": health != "failing"}
@@ -59,7 +61,9 @@ class Showing:
         """Have everything counted; once, when all parts are there."""
         runtime = self._runtime
         book = runtime.metrics_book
-        gauges.show(book, runtime._dispatcher, runtime._lag, lambda: runtime._inbox, lambda: runtime._safety_hits)
+        gauges.show(
+            book, runtime._dispatcher, runtime._tick.lag, lambda: runtime._inbox, lambda: runtime._tick.safety_hits
+        )
         gauges.show_sleep(book, runtime.hibernation)
         runtime.reports.show(book)
         if runtime._keeper is not None:
