@@ -16,8 +16,8 @@ from agentkit.clock import SYSTEM_CLOCK
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from startup.node import procinfo
+from startup.node.executor import Executor
 from startup.node.exits import Exit, ExitWatch
-from startup.node.hands import Hands
 from startup.node.memory import beginnings, beside_of, process_of, without_process
 from startup.node.running import Running
 from startup.node.zygote_link import Inherited
@@ -52,7 +52,7 @@ class Found:
 
 def adopt(
     core: Reconciler,
-    hands: Hands,
+    executor: Executor,
     exits: ExitWatch,
     *,
     fleet: Fleet,
@@ -69,9 +69,9 @@ def adopt(
     besides: dict[AgentId, tuple[Process, Role]] = {}
     for key, facts in remembered.items():
         _remember(key, facts, specs, slots, besides)
-    mains, second = _told_apart(hands, inherited, slots, besides)
+    mains, second = _told_apart(executor, inherited, slots, besides)
     for running in mains.values():
-        _adopt(core, hands, slots.get(running.id) or _unknown(running.id, specs), running, now_s)
+        _adopt(core, executor, slots.get(running.id) or _unknown(running.id, specs), running, now_s)
     outlived = 0
     identity = Identity(node, {life: at for facts in remembered.values() for life, at in _beginnings(facts).items()})
     found_later, interrupted = _of_no_zygote(besides, identity, exits)
@@ -87,16 +87,16 @@ def adopt(
         elif not _is_alive(p):
             core.remember(without_process(p))
         elif (found := _outlived(p, identity, exits)) is not None:
-            _adopt(core, hands, p, found, now_s)
+            _adopt(core, executor, p, found, now_s)
             outlived += 1
         else:
             gone.append(p)
             core.adopt(p, pid=p.pid or 0, incarnation=p.incarnation, phase=p.phase, now_s=now_s)
-    kept = {*mains, *(id for id in slots if hands.of(id) is not None)}
-    unheld = [id for id, p in slots.items() if id not in kept and _had_ports(p) and not hands.sockets.has(id)]
-    _lie_down(core, hands, sleepers, now_s)
+    kept = {*mains, *(id for id in slots if executor.of(id) is not None)}
+    unheld = [id for id, p in slots.items() if id not in kept and _had_ports(p) and not executor.sockets.has(id)]
+    _lie_down(core, executor, sleepers, now_s)
     for running, role in second:
-        _adopt_beside(core, hands, running, role, now_s)
+        _adopt_beside(core, executor, running, role, now_s)
     for p in gone:
         code = codes.get(p.incarnation)
         core.on(p.id, lambda p, code=code: ending.exited(p, code, now_s, random), now_s, incarnation=p.incarnation)  # type: ignore[misc]
@@ -143,9 +143,9 @@ def _had_ports(p: Process) -> bool:
     return p.spec.sockets != "self" and bool(p.spec.port) and p.phase in _HOLDING
 
 
-def _lie_down(core: Reconciler, hands: Hands, sleepers: Sequence[Process], now_s: float) -> None:
+def _lie_down(core: Reconciler, executor: Executor, sleepers: Sequence[Process], now_s: float) -> None:
     """They sleep on. Where nobody kept their sockets, callers were refused until now: that is said."""
-    unheard = [str(p.id) for p in sleepers if not hands.sockets.has(p.id)]
+    unheard = [str(p.id) for p in sleepers if not executor.sockets.has(p.id)]
     if unheard:
         log.warning(
             "adoption.sleepers_unheard",
@@ -158,7 +158,7 @@ def _lie_down(core: Reconciler, hands: Hands, sleepers: Sequence[Process], now_s
 
 
 def _told_apart(
-    hands: Hands,
+    executor: Executor,
     inherited: Sequence[Inherited],
     slots: Mapping[AgentId, Process],
     besides: dict[AgentId, tuple[Process, Role]],
@@ -169,7 +169,7 @@ def _told_apart(
     for entry in inherited:
         id = AgentId.parse(entry.key)
         if entry.listeners:
-            hands.sockets.take(id, entry.listeners)
+            executor.sockets.take(id, entry.listeners)
         if entry.pid is None or entry.pidfd is None:
             continue
         running = Running(id, Incarnation(entry.incarnation), entry.pid, entry.pidfd)
@@ -234,15 +234,15 @@ def _outlived(p: Process, identity: Identity, exits: ExitWatch) -> Running | Non
     return Running(p.id, p.incarnation, p.pid, pidfd)
 
 
-def _adopt(core: Reconciler, hands: Hands, p: Process, running: Running, now_s: float) -> None:
+def _adopt(core: Reconciler, executor: Executor, p: Process, running: Running, now_s: float) -> None:
     known = p.incarnation == running.incarnation and p.phase in ALIVE
     phase = p.phase if known else Phase.FORKED
-    hands.adopt(running)
+    executor.adopt(running)
     core.adopt(p, pid=running.pid, incarnation=running.incarnation, phase=phase, now_s=now_s)
 
 
-def _adopt_beside(core: Reconciler, hands: Hands, running: Running, role: Role, now_s: float) -> None:
-    hands.adopt(running)
+def _adopt_beside(core: Reconciler, executor: Executor, running: Running, role: Role, now_s: float) -> None:
+    executor.adopt(running)
     slot = core.processes[running.id]
     beside = replace(slot, pid=running.pid, incarnation=running.incarnation, swap=None)
     core.adopt_beside(beside, role, now_s)

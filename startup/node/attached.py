@@ -14,14 +14,14 @@ from agentkit.names import AgentId, Incarnation
 from agentkit.wire.frames import pack
 from startup.errors import Refused
 from startup.node.control_server import Asker, Telling
-from startup.node.hands import Hands
+from startup.node.executor import Executor
 
 
 class Attached:
     """Belongs to the running loop."""
 
-    def __init__(self, hands: Hands) -> None:
-        self._hands = hands
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
         self._agents: dict[Incarnation, Asker] = {}
         self._awaited: dict[Incarnation, list[asyncio.Future[None]]] = {}
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -56,8 +56,8 @@ class Attached:
     def _attach(self, asker: Asker, id: int, arguments: Mapping[str, Any]) -> Telling:
         """An agent asks whether its life is one that counts: the slot's own, or one of the two of a roll."""
         agent, incarnation = AgentId.parse(arguments["id"]), Incarnation(int(arguments["incarnation"]))
-        if not self._hands.is_wanted(incarnation):
-            running = self._hands.of(agent)
+        if not self._executor.is_wanted(incarnation):
+            running = self._executor.of(agent)
             now = f"incarnation {running.incarnation} runs" if running else "nothing of it shall run"
             raise Refused("gone", f"{agent} of incarnation {incarnation} is not wanted any more: {now}")
         asker.write(pack([id, "ok", {}]))

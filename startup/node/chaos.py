@@ -26,10 +26,10 @@ from agentkit.names import AgentId
 from agentkit.observe.log import get_logger
 from startup.errors import Refused
 from startup.node import standstill
-from startup.node.endgame import send
-from startup.node.hands import Hands
+from startup.node.executor import Executor
 from startup.node.mesh import Mesh
 from startup.node.orders import listening_on, machine_of
+from startup.node.termination import send
 from startup.node.turns import Turns
 from startup.node.zygotes import ZygoteKeeper
 from startup.plan.phase import Phase
@@ -47,9 +47,9 @@ _HANDED_DOWN: Final = 3
 class Chaos:
     """One for a node; `close` heals."""
 
-    def __init__(self, turns: Turns, hands: Hands, zygote: ZygoteKeeper, mesh: Mesh) -> None:
+    def __init__(self, turns: Turns, executor: Executor, zygote: ZygoteKeeper, mesh: Mesh) -> None:
         self._turns = turns
-        self._hands = hands
+        self._executor = executor
         self._zygote = zygote
         self._mesh = mesh
         self._loop = asyncio.get_running_loop()
@@ -104,7 +104,7 @@ class Chaos:
                 raise Refused("gone", "there is no zygote just now")
             return os.pidfd_open(pid)
         id = AgentId.parse(str(arguments["id"]))
-        running = self._hands.of(id)
+        running = self._executor.of(id)
         if running is None or running.incarnation != arguments.get("incarnation", running.incarnation):
             raise Refused("gone", f"{id} has not that process just now")
         return os.dup(running.pidfd)
@@ -126,8 +126,8 @@ class Chaos:
 
     def _audit(self) -> dict[str, Any]:
         """What nobody looks after, and ports that nobody holds."""
-        census = self._hands.census()
-        living = {int(incarnation) for incarnation in self._hands.running}
+        census = self._executor.census()
+        living = {int(incarnation) for incarnation in self._executor.running}
         orphans = sorted(pid for pid, incarnation in census.marked.items() if incarnation not in living)
         revision = self._turns.core.desired.revision
         unheld = []
@@ -135,7 +135,7 @@ class Chaos:
             for id, p in self._turns.core.processes.items():
                 host = machine_of(revision.fleet, id.machine).host
                 wanted = listening_on(p.spec, host, revision.fleet.security)
-                if p.phase is Phase.READY and wanted.keys() - self._hands.sockets.all().get(id, {}).keys():
+                if p.phase is Phase.READY and wanted.keys() - self._executor.sockets.all().get(id, {}).keys():
                     unheld.append(str(id))
         return {"orphans": orphans, "unheld": unheld}
 

@@ -165,7 +165,7 @@ def _replace_environment(environment: Mapping[str, str]) -> None:
 
 
 def _mark(environment: Mapping[str, str]) -> None:
-    """Make this process, and what it forks, findable by what it inherits (endgame.py looks for it)."""
+    """Make this process, and what it forks, findable by what it inherits (termination.py looks for it)."""
     marks = (
         f"{name}={environment[name]}\0" for name in ("AGENTKIT_INCARNATION", "AGENTKIT_NODE") if name in environment
     )

@@ -16,7 +16,7 @@ from agentkit.transport.gate import STACKS
 from startup.errors import Refused
 from startup.node import logread
 from startup.node.attached import Attached
-from startup.node.hands import Hands
+from startup.node.executor import Executor
 from startup.node.paths import Places
 from startup.node.running import Running
 
@@ -39,9 +39,9 @@ _STACK_LINE: Final = re.compile(r"(?:Current t|T)hread 0x|  File \"|  \.\.\.$|  
 class Debugging:
     """Belongs to the running loop."""
 
-    def __init__(self, attached: Attached, hands: Hands, places: Places) -> None:
+    def __init__(self, attached: Attached, executor: Executor, places: Places) -> None:
         self._attached = attached
-        self._hands = hands
+        self._executor = executor
         self._places = places
 
     @property
@@ -53,7 +53,7 @@ class Debugging:
         id, what = AgentId.parse(str(arguments["agent"])), str(arguments["what"])
         options = dict(arguments.get("options") or {})
         seconds = min(MAX_SECONDS, max(0.0, float(options.get("seconds") or 0)))
-        running = self._hands.of(id)
+        running = self._executor.of(id)
         if running is None:
             raise Refused("not_running", f"{id} has no process on this machine; `agentkit status {id}` says why")
         works_s = WORKS_S if what == "heap" or options.get("collect") else ANSWERS_WITHIN_S

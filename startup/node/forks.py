@@ -35,7 +35,7 @@ FORK_ERRORS: Final = (AgentkitError, OSError)
 
 
 class Forks:
-    """Those of one node. Owns the gates; sockets, doors and bounds are the hands'."""
+    """Those of one node. Owns the gates; sockets, doors and bounds are the executor's."""
 
     def __init__(
         self,

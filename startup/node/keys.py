@@ -6,7 +6,7 @@ Keys are read from this machine's folder (agentkit.security.folder) as soon as a
     keys_add {keys}                    these are known from now on
     keys_revoke {keys}                 fingerprint -> name: these are nobody from now on; other nodes are told
     keys_renew {}                      -> {key}: another one for this machine, known but not in use yet
-    keys_use {}                        -> {own}: it is in use from now on (key_words.py)
+    keys_use {}                        -> {own}: it is in use from now on (key_operations.py)
     keys_reload {}                     the folder was changed by hand
     watch_keys {}                      goes on telling: an event now, and whenever keys came or went
 """

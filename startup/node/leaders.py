@@ -1,4 +1,4 @@
-"""Leaders among the agents of this machine, told over their connections. Who leads is decided by plan/contests.py, and by whoever has the
+"""Leaders among the agents of this machine, told over their connections. Who leads is decided by plan/elections.py, and by whoever has the
 locks of names: this node alone (`registry: mesh`), or Consul for all nodes.
 
     lead {name id incarnation claims}      goes on telling: `{fence until_s}` when it is elected, `{until_s}` later, `{lost: why}`
@@ -24,7 +24,7 @@ from startup.node.control_server import Asker, Telling
 from startup.node.locks import RETRY_S, Fences, Locks, OwnLocks
 from startup.node.paths import Places, write_atomically
 from startup.node.store import Incarnations
-from startup.plan.contests import Candidate, Contests, Deed, Elected, Lost, Release, Unwant, Want
+from startup.plan.elections import Candidate, Deed, Elected, Elections, Lost, Release, Unwant, Want
 from startup.spec.fleet import ConsulAccess, Fleet
 
 if TYPE_CHECKING:  # imported when a fleet with Consul has its first candidate
@@ -48,7 +48,7 @@ class Leaders:
         self._machine = places.machine
         self._is_running = is_running
         self._loop = asyncio.get_running_loop()
-        self._contests = Contests()
+        self._elections = Elections()
         self._ears: dict[tuple[str, Candidate], tuple[Asker, int]] = {}
         self._own = OwnLocks(incarnations, self._got)
         self._consul: ConsulLocks | None = None
@@ -68,7 +68,7 @@ class Leaders:
             for name, (id, incarnation, fence) in kept["terms"].items():
                 candidate = Candidate(AgentId.parse(id), Incarnation(incarnation))
                 if self._is_running(*candidate):
-                    self._contests.resume(name, candidate, fence)
+                    self._elections.resume(name, candidate, fence)
                     log.info("leader.resumed", leader=name, agent=id, fence=fence)
         except FileNotFoundError:
             pass
@@ -83,13 +83,13 @@ class Leaders:
             if self._consul is not None:
                 self._ending.append(self._consul.close(lets_go=False))
                 self._consul = None
-            self._do(self._contests.rebased("the fleet elects its leaders somewhere else now"))
-        elif self._contests.held:
+            self._do(self._elections.rebased("the fleet elects its leaders somewhere else now"))
+        elif self._elections.held:
             self._locks()
 
     def ended(self, incarnation: Incarnation) -> None:
         """Nothing of a process is left."""
-        self._do(self._contests.ended(incarnation))
+        self._do(self._elections.ended(incarnation))
 
     async def close(self, *, lets_go: bool = True) -> None:
         """Nothing of this machine's agents is left: others may lead at once. Not `lets_go`: they lead on, under the next node."""
@@ -117,7 +117,7 @@ class Leaders:
         from startup.node.consul_locks import ConsulLocks
 
         session, self._session = self._session, ""
-        held = {name: held.fence for name, held in self._contests.held.items() if not held.is_revoked}
+        held = {name: held.fence for name, held in self._elections.held.items() if not held.is_revoked}
         return ConsulLocks(
             access,
             cluster,
@@ -126,7 +126,7 @@ class Leaders:
             held=held,
             fences=self._fences.load(),
             on_got=self._got,
-            on_lost=lambda name, why: self._do(self._contests.lost(name, why)),
+            on_lost=lambda name, why: self._do(self._elections.lost(name, why)),
             on_renewed=self._renewed,
             on_known=self._known,
         )
@@ -138,7 +138,7 @@ class Leaders:
     def _renewed(self) -> None:
         assert self._consul is not None
         event = {"until_s": self._consul.until_s}
-        for name, held in self._contests.held.items():
+        for name, held in self._elections.held.items():
             if not held.is_revoked:
                 self._tell(name, held.candidate, event)
 
@@ -161,13 +161,13 @@ class Leaders:
             raise Refused("overloaded", f"agents of this machine ask for {MAX_NAMES} leaders already")
         self._ears[name, candidate] = (asker, id)
         locks = self._locks()
-        self._do(self._contests.stands(name, candidate, claims, is_believed=locks is not None and locks.believes))
+        self._do(self._elections.stands(name, candidate, claims, is_believed=locks is not None and locks.believes))
         self._warn(name, candidate)
 
         def stop() -> None:
             if self._ears.get((name, candidate)) == (asker, id):
                 del self._ears[name, candidate]
-                self._do(self._contests.unheard(name, candidate))
+                self._do(self._elections.unheard(name, candidate))
 
         return Telling(stop)
 
@@ -175,7 +175,7 @@ class Leaders:
         """Operation `resign`."""
         name, candidate, _ = self._read(said, "fence")
         self._ears.pop((name, candidate), None)
-        self._do(self._contests.resigns(name, candidate))
+        self._do(self._elections.resigns(name, candidate))
         return {}
 
     def told(self, _: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class Leaders:
                     "fence": held.fence,
                     "until_s": self._until_s,
                 }
-                for name, held in self._contests.held.items()
+                for name, held in self._elections.held.items()
                 if not held.is_revoked
             },
         }
@@ -198,7 +198,7 @@ class Leaders:
     # -- what comes of it
 
     def _got(self, name: str, fence: int) -> None:
-        self._do(self._contests.got(name, fence))
+        self._do(self._elections.got(name, fence))
 
     def _do(self, deeds: list[Deed]) -> None:
         if any(not isinstance(deed, Want | Unwant) for deed in deeds) and not self._kept():
@@ -230,16 +230,16 @@ class Leaders:
         if not isinstance(deed, Elected):
             return [deed]
         self._timers.add(self._loop.call_later(RETRY_S, self._again, deed.name))
-        return self._contests.undone(deed.name)
+        return self._elections.undone(deed.name)
 
     def _again(self, name: str) -> None:
-        self._do(self._contests.again(name))
+        self._do(self._elections.again(name))
 
     def _kept(self) -> bool:
         """Whether the next node would know who leads."""
         terms = {
             name: (str(held.candidate.id), int(held.candidate.incarnation), held.fence)
-            for name, held in self._contests.held.items()
+            for name, held in self._elections.held.items()
         }
         try:
             write_atomically(

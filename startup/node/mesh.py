@@ -33,15 +33,15 @@ from agentkit.observe.log import get_logger
 from agentkit.transport.channel import Channel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
-from startup.node.ears import Ears
 from startup.node.keys import NodeKeys
+from startup.node.mesh_callbacks import MeshCallbacks
 from startup.node.mesh_circle import Circle
 from startup.node.mesh_faults import MeshFaults
+from startup.node.mesh_heartbeat import MeshHeartbeat
 from startup.node.mesh_links import Links
 from startup.node.mesh_peer import MeshTimes, Peer
 from startup.node.mesh_receiver import MeshReceiver
 from startup.node.mesh_rows import Copies
-from startup.node.mesh_vigil import MeshVigil
 from startup.node.paths import Places
 from startup.plan.membership import PeerState
 
@@ -54,7 +54,9 @@ NODE_NAME: Final = AgentName("_node")
 class Mesh:
     """One node's side of it. `start`, then `expect` the fleet's machines; `close` ends it."""
 
-    def __init__(self, places: Places, incarnation: Incarnation, ears: Ears, times: MeshTimes | None = None) -> None:
+    def __init__(
+        self, places: Places, incarnation: Incarnation, callbacks: MeshCallbacks, times: MeshTimes | None = None
+    ) -> None:
         self.on_events: Callable[[str, str | None], None] = lambda *_: (
             None
         )  #: a machine's event relay is there, or gone
@@ -62,7 +64,7 @@ class Mesh:
         self.keys = NodeKeys(places.machine)  #: the node puts its own here
         self._events: str | None = None
         self._places = places
-        self._ears = ears
+        self._callbacks = callbacks
         self._me = Identity(AgentId(MachineName(places.machine), NODE_NAME), incarnation)
         self._loop = asyncio.get_running_loop()
         self.circle = Circle(int(incarnation), self.times)
@@ -80,20 +82,20 @@ class Mesh:
             on_there=self._on_there,
         )
         #: The others' copies of our rows
-        self.copies = Copies(places.machine, ears, self._peers, self._ask_over, self._links.spawn)
-        self._vigil = MeshVigil(self._members, self._peers, self._links, self.copies.beat, self._tell_changes)
+        self.copies = Copies(places.machine, callbacks, self._peers, self._ask_over, self._links.spawn)
+        self._heartbeat = MeshHeartbeat(self._members, self._peers, self._links, self.copies.beat, self._tell_changes)
         self._is_closing = False
         self.faults = MeshFaults(self._on_fault)
         self.receiver = MeshReceiver(
             self._me,
             self.circle,
             self._links,
-            ears,
+            callbacks,
             self.faults,
             keys=lambda: self.keys,
             on_events=lambda machine, endpoint: self.on_events(machine, endpoint),
             on_heard=self._tell_changes,
-            look_soon=self._vigil.soon,
+            look_soon=self._heartbeat.soon,
         )
 
     @property
@@ -143,7 +145,7 @@ class Mesh:
         self.discover()
         for peer in tuple(self._peers.values()):
             self._links.press(peer)
-        self._vigil.soon()
+        self._heartbeat.soon()
 
     def tell_events(self, endpoint: str) -> None:
         """This machine's event relay is there; who connects later hears of it in `mesh.hello`."""
@@ -156,7 +158,7 @@ class Mesh:
         return self.circle.others()
 
     async def ask(self, machine: str, method: str, said: Mapping[str, Any], within_s: float) -> Any:
-        """What one machine answers (Ears.answers); None when no answer came in time. One that is unreachable is not waited for."""
+        """What one machine answers (MeshCallbacks.answers); None when no answer came in time. One that is unreachable is not waited for."""
         if self.circle.is_lost(machine):
             return None
         try:
@@ -180,7 +182,7 @@ class Mesh:
     async def close(self) -> None:
         self._is_closing = True
         self.faults.close()
-        self._vigil.end()
+        self._heartbeat.end()
         for peer in self._peers.values():
             self._links.drop(peer)
         await self._links.close()
@@ -195,7 +197,7 @@ class Mesh:
             self._on_broke(peer)
         else:
             self._links.press(peer)
-            self._vigil.soon()
+            self._heartbeat.soon()
 
     # -- saying
 
@@ -227,7 +229,7 @@ class Mesh:
         if self.faults.is_cut(peer.machine):
             raise Unreachable(f"{peer.machine} is cut off because an operator wants it")
         sent_s = now_s()
-        number, digest = self._ears.own_revision()
+        number, digest = self._callbacks.own_revision()
         facts = {
             "machine": self._places.machine,
             "at": self._members.reading(sent_s),
@@ -250,7 +252,7 @@ class Mesh:
         self._links.drop(peer)
         self.circle.forget(peer)
         self.on_events(peer.machine, None)
-        self._ears.on_peers()
+        self._callbacks.on_peers()
 
     def _find(self, machine: str) -> str | None:
         info = NodeInfo.read(self._places.run.parent / machine / "node.json")
@@ -263,7 +265,7 @@ class Mesh:
         if not peer.is_expected:
             self._loop.call_soon(self._forget, peer)
         self._tell_changes()
-        self._vigil.soon()
+        self._heartbeat.soon()
 
     def _on_there(self, peer: Peer) -> None:
         if peer.machine in self._members:
@@ -277,6 +279,6 @@ class Mesh:
                 self._peers[machine].is_doubtful |= self._members[machine].state is not PeerState.ALIVE
                 self._links.press(self._peers[machine])
         if changed:
-            self._ears.on_peers()
+            self._callbacks.on_peers()
             if any(self._members[machine].state is PeerState.SUSPECT for machine in changed):
-                self._vigil.soon()
+                self._heartbeat.soon()

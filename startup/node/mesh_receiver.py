@@ -14,8 +14,8 @@ from agentkit.transport.inbox import Inbox
 from agentkit.transport.peer import Identity, Inbound
 from agentkit.wire import values
 from startup.node import mesh_words
-from startup.node.ears import Ears
 from startup.node.keys import NodeKeys
+from startup.node.mesh_callbacks import MeshCallbacks
 from startup.node.mesh_circle import Circle
 from startup.node.mesh_faults import MeshFaults
 from startup.node.mesh_links import Links
@@ -37,7 +37,7 @@ class MeshReceiver:
         me: Identity,
         circle: Circle,
         links: Links,
-        ears: Ears,
+        callbacks: MeshCallbacks,
         faults: MeshFaults,
         *,
         keys: Callable[[], NodeKeys],
@@ -54,7 +54,7 @@ class MeshReceiver:
         self._circle = circle
         self._members = circle.members
         self._links = links
-        self._ears = ears
+        self._callbacks = callbacks
         self._faults = faults
         self._keys = keys
         self._on_events = on_events
@@ -124,7 +124,7 @@ class MeshReceiver:
             if self._is_held(inbound, str(said["machine"]), is_late=is_late):
                 return
             peer = self._word(inbound.method, said)
-            if find := self._ears.answers().get(inbound.method):
+            if find := self._callbacks.answers().get(inbound.method):
                 self._links.spawn(self._answer(inbound, find(said)), inbound.method)
                 return
             answer = self._hear(peer, inbound.method, said) if peer is not None else None
@@ -193,7 +193,7 @@ class MeshReceiver:
         """Which revision it acts on. `anew`: told even when it is the same."""
         if anew or (number, digest) != (peer.number, peer.digest):
             peer.number, peer.digest = number, digest[:100]
-            self._ears.on_revision(peer.machine, number, peer.digest)
+            self._callbacks.on_revision(peer.machine, number, peer.digest)
 
     def _hear(self, peer: Peer, method: str, said: Mapping[str, Any]) -> Any:
         machine = peer.machine
@@ -205,7 +205,7 @@ class MeshReceiver:
                     self._links.dial(peer)
                 self._on_events(machine, mesh_words.endpoint(said["events"]))
                 self._look_soon()
-                number, digest = self._ears.own_revision()
+                number, digest = self._callbacks.own_revision()
                 return {"knows": self._copy(machine), "number": number, "digest": digest}
             case "mesh.beat":
                 pass
@@ -225,12 +225,12 @@ class MeshReceiver:
 
     def _copy(self, machine: str) -> str | None:
         """The digest of what we know of its rows."""
-        return self._ears.rows_digest(machine, self._members[machine].generation)
+        return self._callbacks.rows_digest(machine, self._members[machine].generation)
 
     def _take(self, machine: str, said: Mapping[str, Any], *, is_all: bool) -> None:
         rows = [AgentRow.from_wire(row) for row in said["rows"]]
         generation = self._members[machine].generation
-        self._ears.on_rows(machine, rows, generation=generation, upto=int(said["upto"]), is_all=is_all)
+        self._callbacks.on_rows(machine, rows, generation=generation, upto=int(said["upto"]), is_all=is_all)
 
 
 def _no_handler(_: object, __: int, operation: str, ___: Mapping[str, Any]) -> None:

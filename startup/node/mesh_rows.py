@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from agentkit.errors import CallError
 from agentkit.observe.log import get_logger
 from agentkit.transport.channel import Channel
-from startup.node.ears import Ears
+from startup.node.mesh_callbacks import MeshCallbacks
 from startup.node.mesh_peer import Peer
 from startup.plan.row import AgentRow
 
@@ -27,9 +27,11 @@ class Spawn(Protocol):
 class Copies:
     """The others' copies of this machine's rows."""
 
-    def __init__(self, machine: str, ears: Ears, peers: Mapping[str, Peer], ask: Ask, spawn: Spawn) -> None:
+    def __init__(
+        self, machine: str, callbacks: MeshCallbacks, peers: Mapping[str, Peer], ask: Ask, spawn: Spawn
+    ) -> None:
         self._machine = machine
-        self._ears = ears
+        self._callbacks = callbacks
         self._peers = peers
         self._ask = ask
         self._spawn = spawn
@@ -81,10 +83,10 @@ class Copies:
 
     def all(self) -> dict[str, Any]:
         """What `mesh.sync` says."""
-        return {"upto": self._ears.own_upto(), "rows": [row.to_wire() for row in self._ears.own_rows()]}
+        return {"upto": self._callbacks.own_upto(), "rows": [row.to_wire() for row in self._callbacks.own_rows()]}
 
     def digest(self) -> str | None:
-        return self._ears.rows_digest(self._machine)
+        return self._callbacks.rows_digest(self._machine)
 
     def _send_soon(self, peer: Peer) -> None:
         """One call at a time per peer: what changes while it is on its way goes with the next."""
@@ -104,7 +106,7 @@ class Copies:
                     break
                 rows, peer.pending = peer.pending, {}
                 told = [row.to_wire() for row in rows.values()]
-                await self._ask(peer, channel, "mesh.rows", {"upto": self._ears.own_upto(), "rows": told})
+                await self._ask(peer, channel, "mesh.rows", {"upto": self._callbacks.own_upto(), "rows": told})
         except CallError as error:
             log.debug("mesh.rows_not_told", machine=peer.machine, error=str(error))
             if channel is not None and channel is peer.channel:

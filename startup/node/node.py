@@ -16,44 +16,44 @@ from typing import Final
 
 from agentkit.observe import log as logs
 from agentkit.transport.notify import Notifier
-from startup.node.acting import Acting
 from startup.node.adoption import adopt
 from startup.node.attached import Attached
 from startup.node.chaos import Chaos
+from startup.node.cluster_observer import ClusterObserver
 from startup.node.configs import Configs
 from startup.node.control_server import ControlServer
 from startup.node.debugging import Debugging
 from startup.node.error_desk import OTHERS_S, ErrorDesk
 from startup.node.error_rules import ErrorRules
 from startup.node.events import NodeEvents
+from startup.node.executor import Executor
 from startup.node.exits import Exit, ExitWatch, gone
 from startup.node.feeds import Feeds
 from startup.node.fence import Fence
-from startup.node.hands import Hands
-from startup.node.hearing import Hearing
 from startup.node.heirs import UP, Heir
 from startup.node.hibernation.memory_budget import MemoryBudget
 from startup.node.hibernation.operations import HibernationOperations
-from startup.node.itself import Itself
 from startup.node.journal import Journal
-from startup.node.key_words import KeyWords
+from startup.node.key_operations import KeyOperations
 from startup.node.keys import NodeKeys
 from startup.node.leaders import Leaders
 from startup.node.listeners import backlog_warning
 from startup.node.liveness import Liveness
 from startup.node.mesh import Mesh
 from startup.node.mesh_peer import MeshTimes
+from startup.node.node_status import NodeStatus
 from startup.node.notify import NotifyServer
+from startup.node.notify_handler import NotifyHandler
 from startup.node.operations import Operations
 from startup.node.options import NodeOptions
 from startup.node.other_users import OtherUsers
 from startup.node.readiness import probe_of
 from startup.node.registry import Registry
 from startup.node.remote_control import RemoteControl
+from startup.node.revision_applier import RevisionApplier
 from startup.node.rollbacks import Rollbacks
 from startup.node.rotation import Rotation
 from startup.node.running import Running
-from startup.node.senses import Senses
 from startup.node.store import Incarnations, Revisions
 from startup.node.table import ClusterTable
 from startup.node.turns import Turns
@@ -95,7 +95,7 @@ class Node:
             options, on_exit=self._on_exit, on_replaced=self._give_sockets, on_lost=self._watch_orphans
         )
         self._keys = NodeKeys(places.machine)
-        self._hands = Hands(
+        self._executor = Executor(
             self.turns,
             places,
             incarnations,
@@ -104,47 +104,49 @@ class Node:
             random=self._random,
             key=lambda: self._keys.for_new,
         )
-        self.turns.performer = self._hands
+        self.turns.performer = self._executor
         self.turns.on_change = self._on_change
         self._exits = ExitWatch(self._on_exit)
-        self._hands.on_lent = self._watch_exit
-        self._senses = Senses(self.turns, self._hands, self._zygote)
-        self._hearing = Hearing(places.machine, self.turns, self._table, self._revisions)
-        self._mesh = self._hearing.mesh = Mesh(places, incarnations.take(), self._hearing, times)
-        self._fence = self._hearing.fence = Fence(places, self.turns, self._revisions, self._mesh)
+        self._executor.on_lent = self._watch_exit
+        self._notify_handler = NotifyHandler(self.turns, self._executor, self._zygote)
+        self._observer = ClusterObserver(places.machine, self.turns, self._table, self._revisions)
+        self._mesh = self._observer.mesh = Mesh(places, incarnations.take(), self._observer, times)
+        self._fence = self._observer.fence = Fence(places, self.turns, self._revisions, self._mesh)
         self._mesh.keys = self._keys
-        self._rollbacks = self._hearing.rollbacks = Rollbacks(
+        self._rollbacks = self._observer.rollbacks = Rollbacks(
             self._revisions, self._keys, self._mesh, self.accept, lambda: self.is_ending
         )
         self.turns.on_failure = self._rollbacks.failed
         self._events = NodeEvents(places, self._mesh, self._revisions, self._keys)
-        self._hibernation_operations = HibernationOperations(self.turns, self._hands, places.run, self._events.ensure)
-        self._senses.on_events = self._events.told
-        self._key_words = self._hearing.key_words = KeyWords(self._keys, self._mesh, self._events)
-        self._keys.on_change = self._on_keys
-        self._itself = Itself(options, self._revisions, self.turns, self._hands, self._zygote, self._events)
-        self._itself.trouble = lambda: self._journal.trouble
-        self._memory_budget = self._itself.memory_budget = MemoryBudget(
-            self.turns, self._hands, self._hibernation_operations
+        self._hibernation_operations = HibernationOperations(
+            self.turns, self._executor, places.run, self._events.ensure
         )
-        self._views = Views(places.machine, self._itself, self._mesh)
-        usage = Usage(places.machine, self._itself, self._mesh)
+        self._notify_handler.on_events = self._events.told
+        self._key_operations = self._observer.key_operations = KeyOperations(self._keys, self._mesh, self._events)
+        self._keys.on_change = self._on_keys
+        self._node_status = NodeStatus(options, self._revisions, self.turns, self._executor, self._zygote, self._events)
+        self._node_status.trouble = lambda: self._journal.trouble
+        self._memory_budget = self._node_status.memory_budget = MemoryBudget(
+            self.turns, self._executor, self._hibernation_operations
+        )
+        self._views = Views(places.machine, self._node_status, self._mesh)
+        usage = Usage(places.machine, self._node_status, self._mesh)
         self._errors = ErrorDesk(places, partial(self._mesh.ask_others, within_s=OTHERS_S))
         self._rules = ErrorRules(places, self.turns, self._errors)
         self._errors.on_stored = self._rules.stored
-        self._hands.bounds.on_refused = self._rules.report
+        self._executor.bounds.on_refused = self._rules.report
         self._memory_budget.on_short = self._rules.warn
-        self._registry = self._hearing.registry = Registry(
-            places.machine, self._table, on_sighted=self._hearing.see_others
+        self._registry = self._observer.registry = Registry(
+            places.machine, self._table, on_sighted=self._observer.see_others
         )
-        self._hands.before_end = self._registry.leaving
-        self._chaos = Chaos(self.turns, self._hands, self._zygote, self._mesh)
-        self._leaders = Leaders(places, incarnations, self._hands.looks_after)
-        self._hands.on_left = self._leaders.ended
-        self._configs = self._hands.forks.configs = Configs(self.turns, places, self._hands.looks_after)
-        self._hearing.offer(
+        self._executor.before_end = self._registry.leaving
+        self._chaos = Chaos(self.turns, self._executor, self._zygote, self._mesh)
+        self._leaders = Leaders(places, incarnations, self._executor.looks_after)
+        self._executor.on_left = self._leaders.ended
+        self._configs = self._executor.forks.configs = Configs(self.turns, places, self._executor.looks_after)
+        self._observer.offer(
             {
-                **self._key_words.answers,
+                **self._key_operations.answers,
                 "mesh.errors": self._errors.answer,
                 "mesh.claims": self._fence.answer,
                 "mesh.revision": self._rollbacks.answer,
@@ -152,13 +154,13 @@ class Node:
                 **usage.answers,
             }
         )
-        self._acting = Acting(
+        self._revision_applier = RevisionApplier(
             options,
             self.turns,
             self._revisions,
-            itself=self._itself,
+            node_status=self._node_status,
             mesh=self._mesh,
-            hearing=self._hearing,
+            observer=self._observer,
             keys=self._keys,
             zygote=self._zygote,
             fence=self._fence,
@@ -171,12 +173,12 @@ class Node:
         self._liveness = Liveness(self.turns, lambda spec: probe_of(spec, self.turns.place.host))
         feeds = Feeds(self._table)
         self._table.listen(self._tell_others)
-        attached = Attached(self._hands)
+        attached = Attached(self._executor)
         operations = Operations(
             self,
-            self._itself,
+            self._node_status,
             self.turns,
-            self._hands,
+            self._executor,
             self._table,
             feeds,
             self._revisions,
@@ -193,18 +195,18 @@ class Node:
                 ).perform,
                 **self._errors.operations,
                 **self._hibernation_operations.operations,
-                **self._key_words.operations,
+                **self._key_operations.operations,
                 **self._leaders.operations,
                 **self._configs.operations,
                 **attached.operations,
-                **Debugging(attached, self._hands, places).operations,
+                **Debugging(attached, self._executor, places).operations,
             },
             telling={**self._leaders.telling, **self._configs.telling, **attached.telling},
         )
         self._server = ControlServer(
             places.control,
             operations.handle,
-            OtherUsers(self._hands.doors, self._core, operations.handle),
+            OtherUsers(self._executor.doors, self._core, operations.handle),
             listener_fd=options.control_fd,
         )
         self._mesh.receiver.control = RemoteControl(operations.handle)
@@ -220,17 +222,19 @@ class Node:
             log.warning("node.backlog", hint=warning)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.leave)
-        self._notify = self._itself.notify = NotifyServer(places.notify, self._senses.hear, self._hands.doors.uids)
+        self._notify = self._node_status.notify = NotifyServer(
+            places.notify, self._notify_handler.hear, self._executor.doors.uids
+        )
         inherited = await self._zygote.start()
         if self.options.channel is not None:
             self._zygote.renew()
         revision = self._revisions.current
-        self._acting.listen(revision)
+        self._revision_applier.listen(revision)
         if revision is not None:
             remembered = self._journal.load()
             found = adopt(
                 self._core,
-                self._hands,
+                self._executor,
                 self._exits,
                 fleet=revision.fleet,
                 remembered=remembered,
@@ -240,22 +244,22 @@ class Node:
                 now_s=self.turns.now_s(),
                 random=self._random,
             )
-            self._hands.settle()
+            self._executor.settle()
             self._rules.begin(remembered)
             self._leaders.begin()
             self._fence.begin(revision)
-            self._itself.found = found
+            self._node_status.found = found
             (log.warning if found.unheld else log.info)("node.adopted", **found.to_wire())
             if revision.down and not (found.adopted or found.outlived):
                 # the cluster was taken down and is down: whoever boots this node is about to bring it up again
-                self._acting.act_later_on(revision)
+                self._revision_applier.act_later_on(revision)
             else:
-                self._acting.act_on(revision)
+                self._revision_applier.act_on(revision)
         self._early_exits = None
         self._journal.renew()
         await self._server.start()
-        self._hands.doors.renew()
-        self._acting.write_info()
+        self._executor.doors.renew()
+        self._revision_applier.write_info()
         self._mesh.discover()
         self._rotation.begin()
         log.info(
@@ -299,14 +303,14 @@ class Node:
         self._fence.close()
         self._rollbacks.close()
         await self._errors.close()
-        await self._hands.close()
-        await self._key_words.close()
+        await self._executor.close()
+        await self._key_operations.close()
         await self._mesh.close()
         self._hibernation_operations.close()
         self._events.close()
         if self._notify is not None:
             self._notify.close()
-        self._senses.close()
+        self._notify_handler.close()
         if zygote is not None and not is_handed_on:
             await gone(zygote, ZYGOTE_ENDS_WITHIN_S)
         self._exits.close()
@@ -331,7 +335,7 @@ class Node:
     # -- operations.Owner
 
     def accept(self, revision: Revision, before: Revision | None, *, force_move: bool) -> None:
-        self._acting.accept(revision, before, force_move=force_move)
+        self._revision_applier.accept(revision, before, force_move=force_move)
 
     def leave(self) -> None:
         self._core.leave()
@@ -353,11 +357,11 @@ class Node:
         if self._early_exits is not None:
             self._early_exits.append(exit)  # the zygote's list of what ended while there was no node
         else:
-            self._hands.ended(exit)
+            self._executor.ended(exit)
 
     def _watch_orphans(self) -> None:
         """The zygote is gone: its agents are our children now, or init's; either way we see their end."""
-        for running in self._hands.running.values():
+        for running in self._executor.running.values():
             self._watch_exit(running)
 
     def _watch_exit(self, running: Running) -> None:
@@ -366,7 +370,7 @@ class Node:
         )
 
     def _give_sockets(self) -> None:
-        for id, fds in self._hands.sockets.all().items():
+        for id, fds in self._executor.sockets.all().items():
             self._zygote.keep(str(id), fds)
 
     # -- what changes

@@ -10,12 +10,12 @@ from agentkit.errors import BadRequest
 from agentkit.names import AgentId, is_loopback, matching
 from startup.errors import Refused
 from startup.node.control_server import Asker, Telling
+from startup.node.executor import Executor
 from startup.node.feeds import Feeds
 from startup.node.fits import check_fit
-from startup.node.hands import Hands
-from startup.node.itself import Itself
 from startup.node.keys import NodeKeys
 from startup.node.mesh import Mesh
+from startup.node.node_status import NodeStatus
 from startup.node.store import Revisions
 from startup.node.table import ClusterTable
 from startup.node.turns import Turns
@@ -44,9 +44,9 @@ class Operations:
     def __init__(
         self,
         owner: Owner,
-        itself: Itself,
+        node_status: NodeStatus,
         turns: Turns,
-        hands: Hands,
+        executor: Executor,
         table: ClusterTable,
         feeds: Feeds,
         revisions: Revisions,
@@ -59,10 +59,10 @@ class Operations:
     ) -> None:
         """`more`: operations that others perform. `telling`: those that go on telling."""
         self._owner = owner
-        self._itself = itself
+        self._node_status = node_status
         self._turns = turns
         self._core = turns.core
-        self._hands = hands
+        self._executor = executor
         self._table = table
         self._feeds = feeds
         self._revisions = revisions
@@ -105,7 +105,7 @@ class Operations:
         return perform(arguments)
 
     def _hello(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        return {**self._itself.facts(), "revision": self._revisions.summary()}
+        return {**self._node_status.facts(), "revision": self._revisions.summary()}
 
     def _propose(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         if self._owner.is_ending:
@@ -158,7 +158,7 @@ class Operations:
         but = tuple(arguments.get("but") or ()) if asks else None
         memory, others = await self._views.nodes(memory=measured, but=but)
         return {
-            **self._itself.own(),
+            **self._node_status.own(),
             "peers": self._mesh.circle.states(),
             "silent_s": self._mesh.circle.silent_s(),
             "revisions": {self._core.machine: self._revisions.number, **self._mesh.circle.numbers()},
@@ -173,14 +173,14 @@ class Operations:
     async def _lend(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The slot's own process stops, `pid` becomes its next; answered once it has been handed everything."""
         id = AgentId.parse(arguments["id"])
-        loan = self._hands.forks.lending.ask(id, int(arguments["pid"]), str(arguments["socket"]))
+        loan = self._executor.forks.lending.ask(id, int(arguments["pid"]), str(arguments["socket"]))
         try:
             if not self._core.restart([id], self._turns.now_s(), may_roll=False):
                 raise Refused("not_wanted", f"{id}: {self._core.desired.why_not(id) or 'not an agent of this machine'}")
             self._turns.soon()
             return await loan.handed
         finally:
-            self._hands.forks.lending.end(loan)
+            self._executor.forks.lending.end(loan)
 
     def _stop_node(self, _: Mapping[str, Any]) -> dict[str, Any]:
         self._owner.leave()

@@ -33,7 +33,7 @@ _TIMER_SLACK_S: Final = 0.002
 
 
 class Performer(Protocol):
-    """Who does what was decided (hands.Hands)."""
+    """Who does what was decided (executor.Executor)."""
 
     def perform(self, action: Action) -> None: ...
 

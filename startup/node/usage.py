@@ -22,7 +22,7 @@ Answer = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
 
 class Here(Protocol):
-    """This machine's processes (itself.Itself)."""
+    """This machine's processes (node_status.NodeStatus)."""
 
     def pids(self) -> tuple[int | None, Mapping[str, int]]:
         """Of the zygote, and of agents by id."""

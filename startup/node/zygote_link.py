@@ -17,8 +17,8 @@ from typing import Any, Final, NamedTuple
 from agentkit.errors import AgentkitError
 from startup.node import zygote_wire
 from startup.node.exits import Exit
-from startup.node.line import Line
 from startup.node.preload import changed
+from startup.node.priority_semaphore import PrioritySemaphore
 
 #: Orders sent and not answered: one being done, and the next, so that the zygote never waits. All others stay here, where one that
 #: is more urgent can still overtake them: on fleet84's longest chain agents stood 0.4 s behind others with 32.
@@ -109,7 +109,7 @@ class ZygoteLink:
         self._outgoing: deque[tuple[list[Any], list[int]]] = deque()
         self._orders: dict[int, asyncio.Future[Forked]] = {}
         self._number = 0
-        self._line = Line(WINDOW)
+        self._line = PrioritySemaphore(WINDOW)
         self._inherited: list[Inherited] = []
         self._facts: asyncio.Future[ZygoteFacts] = self._loop.create_future()
         self._listed: asyncio.Future[None] = self._loop.create_future()

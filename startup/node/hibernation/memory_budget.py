@@ -13,7 +13,7 @@ from typing import Any, Final
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from startup.node import rlimits
-from startup.node.hands import Hands
+from startup.node.executor import Executor
 from startup.node.hibernation.operations import HibernationOperations
 from startup.node.turns import Turns
 from startup.plan import budget
@@ -33,12 +33,12 @@ _MIB: Final = 2**20
 class MemoryBudget:
     """One for a node, on its loop."""
 
-    def __init__(self, turns: Turns, hands: Hands, operations: HibernationOperations) -> None:
+    def __init__(self, turns: Turns, executor: Executor, operations: HibernationOperations) -> None:
         #: Told of the agent that has the most memory and stays awake, once each time the budget can't be kept to.
         self.on_short: Callable[[AgentId, Incarnation, str], None] = lambda *_: None
         self._turns = turns
         self._core = turns.core
-        self._hands = hands
+        self._executor = executor
         self._operations = operations
         self._loop = asyncio.get_running_loop()
         self._budget_bytes: int | None = None
@@ -101,7 +101,7 @@ class MemoryBudget:
             self._look_later()
 
     async def _look_once(self) -> None:
-        pids = {incarnation: running.pid for incarnation, running in self._hands.running.items()}
+        pids = {incarnation: running.pid for incarnation, running in self._executor.running.items()}
         found = await asyncio.to_thread(lambda: {key: rlimits.usage(pid).memory_bytes for key, pid in pids.items()})
         if self._budget_bytes is None or self._core.is_leaving:
             return

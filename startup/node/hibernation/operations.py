@@ -22,7 +22,7 @@ from agentkit.errors import BadRequest
 from agentkit.names import AgentId, Incarnation, matching
 from agentkit.settings import Depth
 from startup.errors import Refused
-from startup.node.hands import Hands
+from startup.node.executor import Executor
 from startup.node.turns import Turns
 from startup.plan.phase import Phase
 from startup.plan.process import Process
@@ -44,16 +44,16 @@ class HibernationOperations:
     """Belongs to the running loop. `changed` with every turn that changed something."""
 
     def __init__(
-        self, turns: Turns, hands: Hands, folder: Path, ensure_relay: Callable[[Mapping[str, Any]], Any]
+        self, turns: Turns, executor: Executor, folder: Path, ensure_relay: Callable[[Mapping[str, Any]], Any]
     ) -> None:
         """`folder`: where the event relay's sockets are; `ensure_relay`: NodeEvents.ensure."""
         self._turns = turns
         self._core = turns.core
-        self._hands = hands
+        self._executor = executor
         self._waiting: dict[AgentId, list[asyncio.Future[str]]] = {}  # of why it stays awake, or ""
         self._folder, self._ensure_relay = folder, ensure_relay
         self._events: EventActivation | None = None
-        hands.on_laid = self._laid
+        executor.on_laid = self._laid
 
     @property
     def operations(self) -> Mapping[str, Callable[[Mapping[str, Any]], Any]]:
@@ -102,7 +102,7 @@ class HibernationOperations:
             is_asked=bool(said.get("asked")),
             patterns=tuple(str(text) for text in said.get("patterns", ())),
         )
-        if not self._hands.sockets.has(id):
+        if not self._executor.sockets.has(id):
             raise Refused("awake", "its node does not have its sockets, so nobody would hear who knocks")
         refusal = self._core.sleep(id, incarnation, wish, self._turns.now_s(), SYSTEM_CLOCK.wall_s())
         if refusal is not None:
@@ -185,7 +185,7 @@ class HibernationOperations:
 
     def _told(self, id: AgentId, number: signal.Signals | int) -> asyncio.Future[str] | str:
         """Why it does not sleep; "": it does already; or what that will come to."""
-        p, running = self._core.processes[id], self._hands.of(id)
+        p, running = self._core.processes[id], self._executor.of(id)
         if p.phase is Phase.HIBERNATED:
             return ""
         if why := can_sleep(p.spec):
@@ -208,7 +208,7 @@ class HibernationOperations:
         woken = [id for id in ids if self._core.wake(id, OPERATOR, self._turns.now_s())]
         self._turns.soon()
         for id in ids:
-            p, running = self._core.processes[id], self._hands.of(id)
+            p, running = self._core.processes[id], self._executor.of(id)
             if p.phase is Phase.READY and running is not None and not can_sleep(p.spec):
                 signal.pidfd_send_signal(running.pidfd, WAKE)
         return {"woken": [str(id) for id in woken]}

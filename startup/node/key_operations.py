@@ -27,7 +27,7 @@ ANSWERED_WITHIN_S: Final = 0.3
 _ALIVE: Final = "alive"
 
 
-class KeyWords:
+class KeyOperations:
     """One node's. Belongs to the running loop; who makes it closes it."""
 
     def __init__(self, keys: NodeKeys, mesh: Mesh, events: NodeEvents) -> None:
@@ -47,7 +47,7 @@ class KeyWords:
 
     @property
     def answers(self) -> Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]:
-        """For other nodes (Ears.answers)."""
+        """For other nodes (MeshCallbacks.answers)."""
         return {"mesh.keys": self._hear}
 
     def on_peers(self) -> None:

@@ -92,7 +92,7 @@ class Cages(Protocol):
     def forbid_forks(self, incarnation: Incarnation) -> None: ...
 
 
-class Endgame:
+class Termination:
     """One for a node. `node` is the AGENTKIT_NODE of its processes: incarnations of two nodes may be equal."""
 
     def __init__(self, node: str, cages: Cages | None = None) -> None:
@@ -162,7 +162,7 @@ class Endgame:
 
     async def _census(self) -> Census:
         if self._pass is None:
-            self._pass = self._loop.create_task(self._look_later(), name="endgame:pass")
+            self._pass = self._loop.create_task(self._look_later(), name="termination:pass")
         return await asyncio.shield(self._pass)
 
     async def _look_later(self) -> Census:

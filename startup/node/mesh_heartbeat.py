@@ -16,7 +16,7 @@ from startup.plan.membership import Member, Membership, PeerState
 _TIMER_SLACK_S: Final = 0.002
 
 
-class MeshVigil:
+class MeshHeartbeat:
     """Near peers are pinged now and then: the end of their connections tells the rest. Far ones are asked every second."""
 
     def __init__(

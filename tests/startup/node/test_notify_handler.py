@@ -10,9 +10,9 @@ import pytest
 
 from agentkit.names import Incarnation
 from startup.node.memory import Remembering, process_of, without_process
+from startup.node.notify_handler import MAX_TEXT, heard
 from startup.node.orders import environment, fork_order, inherited, listening_on
 from startup.node.paths import Places
-from startup.node.senses import MAX_TEXT, heard
 from startup.node.sockets import named
 from startup.plan import process as proc
 from startup.plan import transitions

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any, cast
 
 from agentkit.names import Incarnation, MachineName
-from startup.node.hands import Hands
+from startup.node.executor import Executor
 from startup.node.paths import Places
 from startup.node.store import Incarnations
 from startup.node.table import ClusterTable
@@ -36,14 +36,14 @@ async def test_a_process_may_speak_before_the_word_of_its_fork_is_read(tmp_path:
     core = Reconciler(MachineName("m"), Random(1))
     turns = Turns(core, ClusterTable(), on_finished=lambda: None)
     zygote = Silent()
-    hands = Hands(turns, places, Incarnations(places), cast("ZygoteKeeper", zygote), nofile=64, random=Random(1))
-    turns.performer = hands
+    executor = Executor(turns, places, Incarnations(places), cast("ZygoteKeeper", zygote), nofile=64, random=Random(1))
+    turns.performer = executor
     core.desire(revision(agent("A", port=free_port())), turns.now_s())
     turns.soon()
     await zygote.ordered.wait()
     incarnation = core.processes[aid("A")].incarnation
-    assert not hands.running
-    assert hands.is_wanted(incarnation)
-    assert not hands.is_wanted(Incarnation(incarnation - 1))
+    assert not executor.running
+    assert executor.is_wanted(incarnation)
+    assert not executor.is_wanted(Incarnation(incarnation - 1))
     turns.close()
-    await hands.close()
+    await executor.close()

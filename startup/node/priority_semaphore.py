@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Line:
+class PrioritySemaphore:
     """Lets `room` in at once. Belongs to the running loop."""
 
     def __init__(self, room: int) -> None:

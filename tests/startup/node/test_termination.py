@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from startup.node import procinfo
-from startup.node.endgame import Census, Endgame
 from startup.node.procinfo import ProcStat
+from startup.node.termination import Census, Termination
 from tests.startup.node.conftest import PATIENCE_S, Hosted
 
 #: Starts what `%s` says in a grandchild with its own session, which nobody waits for; tells both pids in a file when it runs.
@@ -50,10 +50,10 @@ async def test_grandchildren_of_a_double_fork_with_setsid_are_gone_after_a_stop(
     bystander = await zygote.fork("m/b", zygote.script("import time; time.sleep(600)", "b.py"))
     grandchild = await pid_in(zygote.folder / "grandchild")
     assert is_alive(grandchild)
-    endgame = Endgame(zygote.node)
-    endgame.terminate(forked.pid, forked.pidfd)
+    termination = Termination(zygote.node)
+    termination.terminate(forked.pid, forked.pidfd)
     assert (await zygote.exit_of("m/a")).code == -signal.SIGTERM
-    assert await endgame.sweep(forked.pid, 1) == []
+    assert await termination.sweep(forked.pid, 1) == []
     assert not is_alive(grandchild)
     assert is_alive(bystander.pid)
 
@@ -65,7 +65,7 @@ async def test_grandchildren_of_a_crashed_process_are_gone_too(zygote: Hosted) -
     grandchild = await pid_in(zygote.folder / "grandchild")
     signal.pidfd_send_signal(forked.pidfd, signal.SIGKILL)
     await zygote.exit_of("m/a")
-    assert await Endgame(zygote.node).sweep(forked.pid, 1) == []
+    assert await Termination(zygote.node).sweep(forked.pid, 1) == []
     assert not is_alive(grandchild)
 
 
@@ -74,15 +74,15 @@ async def test_process_that_ignores_sigterm_is_killed_with_all_that_ignores_it_b
     ignores = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     forked = await zygote.fork("m/a", zygote.script(ignores + DOUBLE_FORK % "pass"))
     grandchild = await pid_in(zygote.folder / "grandchild")
-    endgame = Endgame(zygote.node)
-    endgame.terminate(forked.pid, forked.pidfd)
+    termination = Termination(zygote.node)
+    termination.terminate(forked.pid, forked.pidfd)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await zygote.exit_of("m/a")
-    endgame.kill(forked.pid, forked.pidfd)
+    termination.kill(forked.pid, forked.pidfd)
     assert (await zygote.exit_of("m/a")).code == -signal.SIGKILL
     began_s = time.monotonic()
-    assert await endgame.sweep(forked.pid, 1, grace_s=0.2) == []
+    assert await termination.sweep(forked.pid, 1, grace_s=0.2) == []
     assert time.monotonic() - began_s >= 0.2  # the grandchild was asked first
     assert not is_alive(grandchild)
 
@@ -98,10 +98,10 @@ async def test_executed_descendants_with_another_environment_are_found_by_what_w
     forked = await zygote.fork("m/a", zygote.script(HELPER % (inner, ", env={}") + "; import time; time.sleep(600)"))
     grandchild = await pid_in(zygote.folder / "grandchild")
     assert "AGENTKIT_INCARNATION" not in procinfo.environ(grandchild)
-    endgame = Endgame(zygote.node)
-    endgame.terminate(forked.pid, forked.pidfd)
+    termination = Termination(zygote.node)
+    termination.terminate(forked.pid, forked.pidfd)
     await zygote.exit_of("m/a")
-    assert await endgame.sweep(forked.pid, 1) == []
+    assert await termination.sweep(forked.pid, 1) == []
     assert not is_alive(grandchild)
 
 
@@ -121,11 +121,11 @@ class EmptyCage:
 @pytest.mark.process
 async def test_nobody_is_looked_for_when_the_cgroup_is_empty(zygote: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
     forked = await zygote.fork("m/a", zygote.script("import time; time.sleep(600)"))
-    endgame = Endgame(zygote.node, EmptyCage())
+    termination = Termination(zygote.node, EmptyCage())
     signal.pidfd_send_signal(forked.pidfd, signal.SIGKILL)
     await zygote.exit_of("m/a")
     monkeypatch.setattr(procinfo, "all_stats", lambda: pytest.fail("all of /proc was read"))
-    assert await endgame.sweep(forked.pid, 1) == []
+    assert await termination.sweep(forked.pid, 1) == []
 
 
 @pytest.mark.process
@@ -133,10 +133,10 @@ async def test_who_left_the_cgroup_is_ended_when_it_was_seen_before(zygote: Host
     inner = "import os, time; open('child.new', 'w').write(str(os.getpid())); os.rename('child.new', 'child'); time.sleep(600)"
     forked = await zygote.fork("m/a", zygote.script(HELPER % (inner, "") + "; import time; time.sleep(600)"))
     child = await pid_in(zygote.folder / "child")
-    endgame = Endgame(zygote.node, EmptyCage())
-    endgame.terminate(forked.pid, forked.pidfd)
+    termination = Termination(zygote.node, EmptyCage())
+    termination.terminate(forked.pid, forked.pidfd)
     await zygote.exit_of("m/a")
-    assert await endgame.sweep(forked.pid, 1) == []
+    assert await termination.sweep(forked.pid, 1) == []
     assert not is_alive(child)
 
 
@@ -147,7 +147,7 @@ async def test_stopped_and_frozen_leftovers_are_killed(zygote: Hosted) -> None:
     os.kill(grandchild, signal.SIGSTOP)
     signal.pidfd_send_signal(forked.pidfd, signal.SIGKILL)
     await zygote.exit_of("m/a")
-    assert await Endgame(zygote.node).sweep(forked.pid, 1, grace_s=0.05) == []
+    assert await Termination(zygote.node).sweep(forked.pid, 1, grace_s=0.05) == []
     assert not is_alive(grandchild)
 
 
@@ -158,7 +158,7 @@ async def test_abort_leaves_the_stacks_of_all_threads_in_the_log(zygote: Hosted)
     async with asyncio.timeout(PATIENCE_S):
         while not zygote.log("m/a").exists() or not zygote.log("m/a").read_text():
             await asyncio.sleep(0.01)
-    Endgame(zygote.node).abort(forked.pid, forked.pidfd)
+    Termination(zygote.node).abort(forked.pid, forked.pidfd)
     assert (await zygote.exit_of("m/a")).code == -signal.SIGABRT
     assert "in stuck_here" in zygote.log("m/a").read_text()
 
@@ -171,7 +171,7 @@ async def test_process_of_an_equal_incarnation_at_another_node_is_left_alone(zyg
         env={"AGENTKIT_INCARNATION": "7", "AGENTKIT_NODE": "/other.sock"},
     )
     try:
-        assert await Endgame(zygote.node).sweep(2**22 + 1, 7) == []
+        assert await Termination(zygote.node).sweep(2**22 + 1, 7) == []
         assert is_alive(stranger.pid)
     finally:
         signal.pidfd_send_signal(stranger.pidfd, signal.SIGKILL)

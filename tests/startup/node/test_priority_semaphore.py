@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from startup.node.line import Line
+from startup.node.priority_semaphore import PrioritySemaphore
 
 
 async def _settle() -> None:
@@ -15,7 +15,7 @@ async def _settle() -> None:
 
 
 async def test_the_most_urgent_goes_first_and_equals_take_turns() -> None:
-    line, order = Line(1), []
+    line, order = PrioritySemaphore(1), []
     door = asyncio.Event()
 
     async def enter(name: str, urgency: int) -> None:
@@ -33,7 +33,7 @@ async def test_the_most_urgent_goes_first_and_equals_take_turns() -> None:
 
 @pytest.mark.parametrize("given_up_when", ["waiting", "just let in"])
 async def test_whoever_gives_up_leaves_the_place_to_the_next(given_up_when: str) -> None:
-    line = Line(1)
+    line = PrioritySemaphore(1)
     door = asyncio.Event()
 
     async def enter() -> None:

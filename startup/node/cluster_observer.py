@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from startup.node.fence import Fence
-from startup.node.key_words import KeyWords
+from startup.node.key_operations import KeyOperations
 from startup.node.mesh import Mesh
 from startup.node.registry import Registry
 from startup.node.rollbacks import Rollbacks
@@ -22,13 +22,14 @@ Answers = Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]
 _KEPT: Final = ALIVE | {Phase.HIBERNATED}
 
 
-class Hearing:
-    """Implements ears.Ears. The mesh is made with it, so the other parts are given to it afterwards, before the mesh starts."""
+class ClusterObserver:
+    """Implements mesh_callbacks.MeshCallbacks. The mesh is made with it, so the other parts are given to it afterwards, before the mesh
+    starts."""
 
     mesh: Mesh
     fence: Fence
     registry: Registry
-    key_words: KeyWords
+    key_operations: KeyOperations
     rollbacks: Rollbacks
 
     def __init__(self, machine: str, turns: Turns, table: ClusterTable, revisions: Revisions) -> None:
@@ -44,7 +45,7 @@ class Hearing:
         """Other machines may ask these of this one, by method."""
         self._answers.update(answers)
 
-    # -- ears.Ears
+    # -- mesh_callbacks.MeshCallbacks
 
     def on_rows(self, machine: str, rows: list[AgentRow], *, generation: int, upto: int, is_all: bool) -> None:
         changed = self._table.merge(machine, rows, generation=generation, upto=upto, is_all=is_all)
@@ -54,7 +55,7 @@ class Hearing:
         self._turns.soon()
 
     def on_peers(self) -> None:
-        self.key_words.on_peers()
+        self.key_operations.on_peers()
         self._table.silence(self.mesh.circle.silent())
         self.see_others()
 

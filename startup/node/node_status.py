@@ -12,7 +12,7 @@ from agentkit.names import AgentId
 from startup.node import vitals
 from startup.node.adoption import Found
 from startup.node.events import NodeEvents
-from startup.node.hands import Hands
+from startup.node.executor import Executor
 from startup.node.hibernation.memory_budget import MemoryBudget
 from startup.node.notify import NotifyServer
 from startup.node.options import NodeOptions
@@ -22,7 +22,7 @@ from startup.node.zygotes import ZygoteKeeper
 from startup.plan.revision import CONTROL_VERSION
 
 
-class Itself:
+class NodeStatus:
     """Implements views.Here, and the part of operations.Owner that only tells."""
 
     def __init__(
@@ -30,7 +30,7 @@ class Itself:
         options: NodeOptions,
         revisions: Revisions,
         turns: Turns,
-        hands: Hands,
+        executor: Executor,
         zygote: ZygoteKeeper,
         events: NodeEvents,
     ) -> None:
@@ -42,7 +42,7 @@ class Itself:
         self._options = options
         self._revisions = revisions
         self._turns = turns
-        self._hands = hands
+        self._executor = executor
         self._zygote = zygote
         self._events = events
 
@@ -75,7 +75,7 @@ class Itself:
             "not_preloaded": dict(self._zygote.refused),
             "wakeups": vitals.wakeups(),
             "turns": self._turns.count,
-            "limits": self._hands.bounds.facts(),
+            "limits": self._executor.bounds.facts(),
             "trouble": self.trouble() or vitals.no_room(self._options.places.state),
             "found": self.found.to_wire() if self.found else None,
             "memory_budget": self.memory_budget.facts() if self.memory_budget else None,
@@ -87,10 +87,10 @@ class Itself:
         return {"machine": machine, "version": VERSION, "node": self.vitals(), "revision": revision}
 
     def pids(self) -> tuple[int | None, Mapping[str, int]]:
-        return self._zygote.pid, {str(id): running.pid for id, running in self._hands.mains().items()}
+        return self._zygote.pid, {str(id): running.pid for id, running in self._executor.mains().items()}
 
     async def memory_mb(self) -> Mapping[str, float]:
-        return await vitals.pss_of({str(id): running.pid for id, running in self._hands.mains().items()})
+        return await vitals.pss_of({str(id): running.pid for id, running in self._executor.mains().items()})
 
     def log_of(self, id: AgentId) -> str:
         return str(self._options.places.log(id.instance)) if id in self._turns.core.processes else ""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from agentkit.names import AgentId
 from agentkit.observe.log import get_logger
-from startup.node.hands import Hands
+from startup.node.executor import Executor
 from startup.node.notify import WATCHDOG, Notification
 from startup.node.running import Running
 from startup.node.sockets import named
@@ -22,7 +22,7 @@ from startup.plan import sleep_status, transitions
 from startup.plan.phase import Health, Phase
 from startup.plan.process import Process
 
-log = get_logger("node.senses")
+log = get_logger("node.notify_handler")
 
 #: Messages of processes that are not known yet (the zygote's word of the fork is on its way): the last so many are kept.
 MAX_UNCLAIMED: Final = 2000
@@ -32,21 +32,21 @@ MAX_TEXT: Final = 500
 _TEXTS: Final = {"STATUS": "status_text", "X_AGENTKIT_FAILED": "excuse", "X_AGENTKIT_ERROR": "last_error"}
 
 
-class Senses:
+class NotifyHandler:
     """Hears every notification of one node."""
 
-    def __init__(self, turns: Turns, hands: Hands, zygote: ZygoteKeeper) -> None:
+    def __init__(self, turns: Turns, executor: Executor, zygote: ZygoteKeeper) -> None:
         self._turns = turns
         self._core = turns.core
-        self._hands = hands
+        self._executor = executor
         self._zygote = zygote
         self._unclaimed: deque[Notification] = deque()
         self.on_events: Callable[[AgentId, str], None] = lambda *_: None  #: an agent tells of its events
-        hands.on_known = self._claim
+        executor.on_known = self._claim
 
     def hear(self, said: Notification) -> None:
         """One message. The kernel says who sent it."""
-        running = self._hands.by_pid.get(said.pid)
+        running = self._executor.by_pid.get(said.pid)
         if running is None and said.is_guest and said.fds:
             close_all(said.fds)  # another user's processes that are no agents could leave us without descriptors
         elif running is None:
@@ -88,11 +88,11 @@ class Senses:
     def _take_sockets(self, id: AgentId, said: Notification) -> None:
         """An agent hands its sockets to a node that may have none of them (FDSTORE=1)."""
         fds = named(said.fields.get("FDNAME", ""), said.fds)
-        if not fds or self._hands.sockets.has(id):
+        if not fds or self._executor.sockets.has(id):
             close_all(said.fds)
             return
-        self._hands.sockets.take(id, fds)
-        self._zygote.keep(str(id), self._hands.sockets.all()[id])
+        self._executor.sockets.take(id, fds)
+        self._zygote.keep(str(id), self._executor.sockets.all()[id])
         log.info("agent.sockets_handed_back", agent=str(id), names=sorted(fds))
 
 

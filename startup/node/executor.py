@@ -16,7 +16,6 @@ from agentkit.observe.log import get_logger
 from agentkit.transport.gate import HANDED_OVER, SUCCEEDED
 from startup.node.bounds import Bounds
 from startup.node.doors import Doors
-from startup.node.endgame import Census, Endgame
 from startup.node.exits import Exit
 from startup.node.forks import FORK_ERRORS, Forks
 from startup.node.hibernation.health_answers import told
@@ -27,6 +26,7 @@ from startup.node.readiness import Waits
 from startup.node.running import Running
 from startup.node.sockets import AgentSockets
 from startup.node.store import Incarnations
+from startup.node.termination import Census, Termination
 from startup.node.turns import Turns
 from startup.node.zygotes import ZygoteKeeper
 from startup.plan import ending, transitions
@@ -49,13 +49,13 @@ from startup.plan.phase import Phase
 from startup.plan.process import Process
 from startup.plan.sleep_record import CONNECTION
 
-log = get_logger("node.hands")
+log = get_logger("node.executor")
 
 #: How a process is told to go.
 _GO: Final = {"": signal.SIGTERM, "serves": SUCCEEDED, "waits": HANDED_OVER}
 
 
-class Hands:
+class Executor:
     """Performs actions; one for a node. Owns pidfds and sockets, knows which pid is whose."""
 
     def __init__(
@@ -88,7 +88,7 @@ class Hands:
         self.doors = Doors(places)
         self.bounds = Bounds(places)
         self.bounds.on_over = self._is_over_limit
-        self._endgame = Endgame(str(places.control), self.bounds)
+        self._termination = Termination(str(places.control), self.bounds)
         self.activation = SocketActivation(
             on_knock=self._knocked,
             answer=lambda who, path: told(self._core.processes.get(who), path, places.data(who.instance)),
@@ -175,7 +175,7 @@ class Hands:
 
     def census(self) -> Census:
         """Who is alive on this machine, and whose it is."""
-        return self._endgame.look()
+        return self._termination.look()
 
     def mains(self) -> dict[AgentId, Running]:
         """Those by which their slots are known."""
@@ -274,11 +274,11 @@ class Hands:
                 if self._is_over(running) and (waiting := self.before_end(running.id)):
                     self._spawn(self._terminate_after(waiting, running), f"terminate {running.id}")
                 else:
-                    self._endgame.terminate(running.pid, running.pidfd, _GO[successor])
+                    self._termination.terminate(running.pid, running.pidfd, _GO[successor])
             case Abort():
-                self._endgame.abort(running.pid, running.pidfd)
+                self._termination.abort(running.pid, running.pidfd)
             case Kill():
-                self._endgame.kill(running.pid, running.pidfd)
+                self._termination.kill(running.pid, running.pidfd)
 
     def _is_over(self, running: Running) -> bool:
         """Whether its slot stops with it: neither serves another beside it, nor waits a successor."""
@@ -293,10 +293,10 @@ class Hands:
     async def _terminate_after(self, waiting: Awaitable[None], running: Running) -> None:
         await waiting
         if self.running.get(running.incarnation) is running:
-            self._endgame.terminate(running.pid, running.pidfd)
+            self._termination.terminate(running.pid, running.pidfd)
 
     async def _clear(self, running: Running, code: int | None) -> None:
-        left = await self._endgame.sweep(running.pid, int(running.incarnation))
+        left = await self._termination.sweep(running.pid, int(running.incarnation))
         if left:
             log.error("agent.leftovers", agent=str(running.id), pids=[found.pid for found in left])
         self.on_left(running.incarnation)

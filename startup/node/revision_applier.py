@@ -9,15 +9,15 @@ from typing import Final
 from agentkit.clock import SYSTEM_CLOCK
 from agentkit.directory.locate import NodeInfo
 from agentkit.observe.log import get_logger
+from startup.node.cluster_observer import ClusterObserver
 from startup.node.configs import Configs
 from startup.node.error_rules import ErrorRules
 from startup.node.fence import Fence
-from startup.node.hearing import Hearing
 from startup.node.hibernation.memory_budget import MemoryBudget
-from startup.node.itself import Itself
 from startup.node.keys import NodeKeys
 from startup.node.leaders import Leaders
 from startup.node.mesh import Mesh
+from startup.node.node_status import NodeStatus
 from startup.node.options import NodeOptions
 from startup.node.orders import machine_of, node_endpoint
 from startup.node.registry import Registry
@@ -33,7 +33,7 @@ log = get_logger("node")
 NEW_REVISION_WITHIN_S: Final = 30.0
 
 
-class Acting:
+class RevisionApplier:
     """One for a node."""
 
     def __init__(
@@ -42,9 +42,9 @@ class Acting:
         turns: Turns,
         revisions: Revisions,
         *,
-        itself: Itself,
+        node_status: NodeStatus,
         mesh: Mesh,
-        hearing: Hearing,
+        observer: ClusterObserver,
         keys: NodeKeys,
         zygote: ZygoteKeeper,
         fence: Fence,
@@ -58,9 +58,9 @@ class Acting:
         self._turns = turns
         self._core = turns.core
         self._revisions = revisions
-        self._itself = itself
+        self._node_status = node_status
         self._mesh = mesh
-        self._hearing = hearing
+        self._observer = observer
         self._keys = keys
         self._zygote = zygote
         self._fence = fence
@@ -96,7 +96,7 @@ class Acting:
         self._configs.revised(revision.fleet)
         self._memory_budget.revised(revision)
         self._mesh.expect({machine.name: node_endpoint(machine) for machine in revision.fleet.machines})
-        self._hearing.forget_removed()
+        self._observer.forget_removed()
         self._turns.soon()
 
     def act_later_on(self, revision: Revision) -> None:
@@ -110,7 +110,7 @@ class Acting:
 
     def write_info(self) -> None:
         """Where this node is found."""
-        places, facts = self._options.places, self._itself.facts()
+        places, facts = self._options.places, self._node_status.facts()
         info = NodeInfo(
             cluster=places.cluster,
             machine=places.machine,

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from startup.plan.row import AgentRow
 
 
-class Ears(Protocol):
-    """Who is told what other nodes say (hearing.Hearing)."""
+class MeshCallbacks(Protocol):
+    """Who is told what other nodes say (cluster_observer.ClusterObserver)."""
 
     def on_rows(self, machine: str, rows: list[AgentRow], *, generation: int, upto: int, is_all: bool) -> None:
         """Rows of another machine, as of its version `upto`; all that there are, or those that have changed.
