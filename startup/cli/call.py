@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from agentkit.directory.locate import NodeInfo, find_node
-from agentkit.errors import AgentUnknown, CallError, ConfigError, NoNode
+from agentkit.errors import AgentkitError, AgentUnknown, BadRequest, CallError, ConfigError, NoNode, UnknownMethod
 from startup.cli import exits
-from startup.cli.common import duration_s, note, say, say_json
+from startup.cli.common import duration_s, near, note, say, say_json
 
 if TYPE_CHECKING:
     from agentkit.observe.trace import Tracer
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             result = client.call(arguments.agent, arguments.method, payload, timeout=arguments.timeout)
     except CallError as exc:
         node_must_have_answered(node, exc)
-        return failed(exc, as_json=arguments.json)
+        return failed(exc, hint_for(exc, arguments), as_json=arguments.json)
     if arguments.json:
         say_json({"result": result})
     else:
@@ -111,14 +111,35 @@ def node_must_have_answered(node: NodeInfo, exc: CallError) -> None:
         ) from exc
 
 
-def failed(exc: CallError, *, as_json: bool) -> int:
-    """Say why a call failed; the exit code."""
+def hint_for(exc: CallError, arguments: argparse.Namespace) -> str:
+    """What was probably meant; empty where nothing is known of that."""
+    from startup.spec.problem import did_you_mean
+
+    agent, method = arguments.agent, getattr(arguments, "method", "")
+    match exc:
+        case AgentUnknown():
+            from startup.cli.cluster import Cluster
+
+            with suppress(AgentkitError), Cluster.find(arguments.cluster) as cluster:
+                return near(agent, {row.id for row in cluster.status()[1]})
+        case UnknownMethod():
+            methods = [name for name in exc.details.get("methods", ()) if not name.startswith("agentkit.")]
+            return did_you_mean(method, methods) or f"`agentkit describe {agent}` lists its methods"
+        case BadRequest():
+            return f"`agentkit describe {agent}` says what `{method}` takes"
+    return ""
+
+
+def failed(exc: CallError, hint: str = "", *, as_json: bool) -> int:
+    """Say why a call failed, and `hint`; the exit code."""
     details = {key: value for key, value in exc.details.items() if key != "traceback"}
     if as_json:
         error = {"code": exc.code, "message": exc.message, "retry_safe": exc.retry_safe, "details": dict(exc.details)}
+        if hint:
+            error["hint"] = hint
         say_json({"error": error})
     else:
-        note(f"agentkit: {exc.code}: {exc.message}")
+        note(f"agentkit: {exc.code}: {exc.message}" + (f"; {hint}" if hint else ""))
         if details:
             note(f"  {json.dumps(details, default=str)}")
         if exc.details.get("traceback"):

@@ -19,6 +19,7 @@ from agentkit.errors import ConfigError
 from startup.cli import exits
 from startup.cli.cluster import Cluster
 from startup.cli.common import is_terminal, note, say, say_json
+from startup.view.words import count
 
 if TYPE_CHECKING:
     from startup.plan.chaos import Strike
@@ -58,7 +59,9 @@ def _plan(arguments: argparse.Namespace) -> ChaosPlan:
     for problem in problems:
         note(str(problem))
     if plan is None:
-        raise ConfigError(at=str(arguments.file), got=f"{len(problems)} problems", want="a plan as in docs/chaos.md")
+        raise ConfigError(
+            at=str(arguments.file), got=count(len(problems), "problem"), want="a plan as in docs/chaos.md"
+        )
     return plan if arguments.seed is None else plan.model_copy(update={"seed": arguments.seed})
 
 

@@ -98,7 +98,7 @@ def choose(wanted: Sequence[str], known: Collection[AgentId]) -> list[AgentId]:
         ids = matching(word, known)
         machines = sorted({id.machine for id in ids})
         if not ids:
-            raise ConfigError(at="agent", got=word, want="an agent of this cluster", fix=_near(word, known))
+            raise ConfigError(at="agent", got=word, want="an agent of this cluster", fix=near(word, known))
         if len(machines) > 1:
             choices = " or ".join(f"{machine}/{ids[0].name}" for machine in machines)
             raise ConfigError(at="agent", got=word, want="one agent", fix=f"it is on several machines: write {choices}")
@@ -106,7 +106,8 @@ def choose(wanted: Sequence[str], known: Collection[AgentId]) -> list[AgentId]:
     return list(chosen)
 
 
-def _near(word: str, known: Collection[AgentId]) -> str:
+def near(word: str, known: Collection[AgentId]) -> str:
+    """Whom of `known` a word that means nobody was probably for, in words."""
     from startup.spec.problem import did_you_mean
 
     name = word.rpartition("/")[2].partition("#")[0]

@@ -12,7 +12,7 @@ from typing import Any, Final
 from agentkit.directory.locate import find_node
 from agentkit.errors import CallError
 from startup.cli import exits
-from startup.cli.call import failed, node_must_have_answered
+from startup.cli.call import failed, hint_for, node_must_have_answered
 from startup.cli.common import say, say_json
 
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
             told = client.describe(arguments.agent)
     except CallError as exc:
         node_must_have_answered(node, exc)
-        return failed(exc, as_json=arguments.json)
+        return failed(exc, hint_for(exc, arguments), as_json=arguments.json)
     if arguments.json:
         say_json({"result": told})
     else:

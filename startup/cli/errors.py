@@ -13,20 +13,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 from agentkit.errors import ConfigError
+from agentkit.names import matching
 from startup.cli import exits
 from startup.cli.cluster import Cluster
-from startup.cli.common import author, has_colour, note, say, say_json, width_of
+from startup.cli.common import author, has_colour, near, note, say, say_json, width_of
 from startup.view import errors as view
 
 SEVERITIES: Final = ("info", "warning", "error", "critical")
 #: Seconds between two questions of -f: an agent sends its errors once a second.
 ASK_EVERY_S: Final = 1.0
+#: An error's id, or its beginning.
+_ID: Final = re.compile(r"[0-9a-fA-F]{4,16}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _list(cluster: Cluster, arguments: argparse.Namespace) -> int:
     groups, notes, _ = _ask(cluster, arguments, {})
+    if not groups and arguments.agent:  # there may be errors of one that the fleet does not have any more
+        known = [row.id for row in cluster.status()[1]]
+        if not matching(arguments.agent, known):
+            fix = near(arguments.agent, known)
+            raise ConfigError(at="--agent", got=arguments.agent, want="an agent of this cluster", fix=fix)
     if arguments.json:
         say_json({"cluster": cluster.name, "errors": groups, "notes": notes})
         return exits.DONE
@@ -136,6 +145,9 @@ def _resolve(cluster: Cluster, arguments: argparse.Namespace, ids: list[str]) ->
 
 def _one(cluster: Cluster, id: str) -> dict[str, Any]:
     """The error that `id` means; ConfigError when that is none, or several."""
+    if not _ID.fullmatch(id):
+        fix = "`agentkit errors` shows them"
+        raise ConfigError(at="error id", got=id, want="4 to 16 hexadecimal digits", fix=fix)
     answer = cluster.ask("error", id=id)
     groups: list[dict[str, Any]] = answer["groups"]
     if len(groups) == 1:

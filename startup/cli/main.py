@@ -18,7 +18,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 from agentkit._version import VERSION
 from agentkit.errors import AgentkitError, ConfigError, NoNode
@@ -81,13 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _unknown(name)
     module = importlib.import_module(command.module)
     try:
-        arguments = _parser(name, module).parse_intermixed_args(rest)
+        arguments = _parser(name, module, as_json="--json" in rest).parse_intermixed_args(rest)
     except SystemExit as exc:  # argparse has said what is wrong, or shown the help
         return exc.code if isinstance(exc.code, int) else exits.USAGE
     return _run(module, arguments)
 
 
 def _run(module: Any, arguments: argparse.Namespace) -> int:
+    if getattr(arguments, "follow", False) or getattr(arguments, "watch", False):
+        _end_with_reader()
     try:
         code: int = module.run(arguments)
         sys.stdout.flush()
@@ -101,11 +103,47 @@ def _run(module: Any, arguments: argparse.Namespace) -> int:
     except AgentkitError as exc:
         return _failed(arguments, exc, exits.FAILED)
     except KeyboardInterrupt:
-        return exits.INTERRUPTED
+        goes_on = getattr(arguments, "follow", False) or getattr(arguments, "watch", False)
+        return _unread() if goes_on and _has_lost_reader() else exits.INTERRUPTED
     except BrokenPipeError:
-        # the reader (head, less) has enough; without this the interpreter complains once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.DONE
+        return _unread()
+    except OSError as exc:
+        if exc.filename is None:
+            raise
+        return _failed(
+            arguments, ConfigError(at=exc.filename, got=exc.strerror, want="a file that can be used"), exits.USAGE
+        )
+
+
+def _end_with_reader() -> None:
+    """What goes on for ever ends when nobody reads it any more, not first with the next line: there may be none (`logs -f | head -1`)."""
+    import signal
+    import stat
+    import threading
+
+    if not stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
+        return
+
+    def watch() -> None:
+        if _has_lost_reader(None):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, name="reader", daemon=True).start()
+
+
+def _has_lost_reader(timeout_s: float | None = 0.0) -> bool:
+    """Whether nobody reads the pipe that stdout is, within so long."""
+    import select
+
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(None if timeout_s is None else timeout_s * 1000))
+
+
+def _unread() -> int:
+    # the reader (head, less) has enough; without this the interpreter complains once more at exit
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return exits.DONE
 
 
 def _failed(arguments: argparse.Namespace, exc: Exception, code: int) -> int:
@@ -120,13 +158,27 @@ def _failed(arguments: argparse.Namespace, exc: Exception, code: int) -> int:
     return code
 
 
-def _parser(name: str, module: Any) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """Its errors are a document, too, where one was asked for."""
+
+    as_json = False
+
+    def error(self, message: str) -> NoReturn:
+        if self.as_json:
+            import json
+
+            sys.stdout.write(json.dumps({"error": {"code": "ConfigError", "message": message}}) + "\n")
+        super().error(message)
+
+
+def _parser(name: str, module: Any, *, as_json: bool) -> argparse.ArgumentParser:
+    parser = _Parser(
         prog=f"agentkit {name}",
         description=(module.__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.as_json = as_json
     module.add_arguments(parser)
     every = parser.add_argument_group("every command")
     every.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else there")

@@ -120,7 +120,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _stop(arguments: argparse.Namespace) -> int:
     found = _meant(arguments)
     if len(found) != 1:
-        names = ", ".join(f"{info.cluster}/{info.machine}" for info in found) or "none"
+        names = ", ".join(f"{info.cluster}/{info.machine}" for info in running_nodes(None)) or "none"
         raise NoNode(f"which node? running: {names}; choose one with --cluster and --machine")
     (info,) = found
     began_s = time.monotonic()

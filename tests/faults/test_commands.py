@@ -38,6 +38,8 @@ COMMANDS: tuple[tuple[str, int, str], ...] = (
     ("errors", 0, "errors"),
     ("errors --agent Top --severity error --all", 0, "errors"),
     ("errors show abcdef", 2, "error"),
+    ("errors show 1", 2, "error"),
+    ("errors --agent Nobody", 2, "error"),
     ("errors Top", 2, "error"),
     ("events", 0, "topics"),
     ("events a..b", 2, "error"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,18 @@ def test_a_file_that_is_named_nowhere_is_bad_usage(
     assert code == exits.USAGE
     assert '"code": "ConfigError"' in out
     assert "configs/startup_config.yaml" in err
+
+
+def test_wrong_usage_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "up", "--bogus", "--json")
+    assert code == exits.USAGE
+    assert json.loads(out)["error"]["message"] == "unrecognized arguments: --bogus"
+    assert "usage: agentkit up" in err
+
+
+def test_a_file_that_can_t_be_used_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "file" / "keys"
+    folder.parent.write_text("")
+    code, out, err = run(capsys, "keys", "init", "--dir", str(folder))
+    assert (code, out) == (exits.USAGE, "")
+    assert err.startswith(f"agentkit: {folder.parent}: got 'File exists'")

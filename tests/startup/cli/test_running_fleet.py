@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.startup.cli.launched import Launched
+from tests.startup.cli.launched import PATIENCE_S, Launched
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -165,6 +165,16 @@ def test_logs_follow_what_comes(fleet: Launched) -> None:
         process.communicate()
 
 
+def test_who_follows_ends_with_the_reader_and_not_first_with_the_next_line(fleet: Launched) -> None:
+    process = fleet.popen("logs", "Base", "-f", "-n", "1")
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, err) == (0, "")
+
+
 def test_timeline_shows_the_path_and_draws_a_picture(fleet: Launched) -> None:
     told = fleet.run("timeline", "--json").json
     assert {agent["id"] for agent in told["agents"]} == {"m1/Base", "m2/Middle", "m1/Top", "m1/Aside"}
@@ -253,4 +263,4 @@ def test_logs_of_another_machine_are_followed_through_this_ones_node(fleet: Laun
                 log.write(f"line {number}\n")
             assert following.stdout.readline().endswith(f"line {number}\n")
         following.send_signal(signal.SIGINT)
-    assert following.returncode == 130
+        assert following.wait(PATIENCE_S) == 130
