@@ -7,7 +7,7 @@
             ...
 
 A connection does one thing at a time and belongs to one thread; open another for another. `Talk` is what commands need of one,
-`Door` is where one is opened: a unix socket here (`UnixDoor`), others elsewhere (startup/reach.py).
+`Door` is where one is opened: a unix socket here (`UnixDoor`), others elsewhere (startup/remote.py, startup/machines/).
 """
 
 from __future__ import annotations

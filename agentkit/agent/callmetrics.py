@@ -37,7 +37,7 @@ def observe_calls(book: AgentMetrics, *callers: Caller | BlockingCaller) -> None
             summed.update(getattr(board, counter).copy())
         return {peer: float(count) for peer, count in summed.items()}
 
-    def states() -> Mapping[str, float]:
+    def breakers() -> Mapping[str, float]:
         found: dict[str, float] = {}
         for board in boards:
             for instance, state in board.open_breakers().items():
@@ -56,5 +56,5 @@ def observe_calls(book: AgentMetrics, *callers: Caller | BlockingCaller) -> None
     book.counters("agent_call_fallbacks_total", "Calls that a fallback answered", "peer", fallbacks)
     book.gauges("agent_call_retry_budget", "Retries that may be made now", "peer", budgets)
     book.gauges(
-        "agent_breaker_open", "1: gets no calls now; 0: its last calls failed; absent: all is well", "instance", states
+        "agent_breaker_open", "1: gets no calls now; 0: its last calls failed; absent: all is well", "instance", breakers
     )  # fmt: skip

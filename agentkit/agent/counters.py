@@ -27,6 +27,7 @@ class Counters:
             self._timer = self._loop.call_later(COUNTERS_S, self._tell)
 
     def close(self) -> None:
+        """What was counted since the last telling is not told any more."""
         if self._timer is not None:
             self._timer.cancel()
 

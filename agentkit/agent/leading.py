@@ -142,6 +142,7 @@ class _Candidacy:
         self.timer: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
+        """Whoever waits for a change looks again."""
         if self.changed is not None and not self.changed.done():
             self.changed.set_result(None)
         self.changed = None
@@ -163,11 +164,13 @@ class Leading:
         self._last_fence = 0
 
     def leader(self, name: str) -> Leader:
+        """`BaseAgent.leader`. ConfigError: `name` can't be one."""
         if not is_name(name):
             raise ConfigError(at="self.leader()", got=name, want="a letter, then letters, digits, _ . or -")
         return Leader(self, name)
 
     def term(self, name: str) -> Term | None:
+        """Ours, while it lasts by our own clock; None: we do not lead."""
         candidacy = self._candidacies.get(name)
         term = candidacy.term if candidacy is not None else None
         return term if term is not None and term.is_valid else None
@@ -215,6 +218,7 @@ class Leading:
     # -- blocks
 
     async def enter(self, name: str, block: _Block) -> Term:
+        """Wait until we lead `name`. NotRunning: in `on_start`, where a successor would wait for ever."""
         if self._starter is not None and not self._is_open and asyncio.current_task() is self._starter:
             raise NotRunning(
                 f"self.leader({name!r}) in on_start would wait for ever: who replaces a running agent is elected after that has gone, "
@@ -235,6 +239,7 @@ class Leading:
             self._settle(candidacy)
 
     def leave(self, name: str, block: _Block) -> None:
+        """`block` has ended: with the last of them the term, unless somebody here waits to enter."""
         candidacy = self._candidacies[name]
         candidacy.inside.discard(block)
         self._settle(candidacy)

@@ -43,17 +43,21 @@ class Listening:
 
     @property
     def http(self) -> socket.socket | None:
+        """The health port's; None: the agent has none."""
         return self.sockets.get(HTTP)
 
     @property
     def port(self) -> int:
+        """That of its inbox: on loopback where it listens there, else on the machine's address."""
         return _port(self.sockets.get(INBOX_LOCAL) or self.sockets[INBOX])
 
     @property
     def health_port(self) -> int | None:
+        """None: it has none."""
         return _port(self.sockets[HTTP]) if HTTP in self.sockets else None
 
     def close(self) -> None:
+        """Ours only: who handed them down has its own."""
         for listener in self.sockets.values():
             listener.close()
 

@@ -20,9 +20,11 @@ class SelfReports:
         return self._failed("error", method, exc, method=method)
 
     def every_failed(self, method: str, exc: BaseException) -> bool:
+        """As `handler_failed`, of an `@every` method."""
         return self._failed("error", f"@every {method}", exc, method=method)
 
     def subscriber_failed(self, method: str, exc: BaseException) -> bool:
+        """As `handler_failed`, of a `@subscribe` method."""
         return self._failed("error", f"@subscribe {method}", exc, method=method)
 
     def life_failed(self, what: str, exc: BaseException) -> None:

@@ -84,7 +84,7 @@ class Teller:
         self._notifier.send_now({"X_AGENTKIT_REQUESTS": requests, "X_AGENTKIT_ERRORS": errors})
 
     def state(self, summary: Mapping[str, object]) -> None:
-        """How the agent's state is kept (agent.keeper); a node that comes later is told with READY."""
+        """How the agent's state is kept (agent.state_keeper); a node that comes later is told with READY."""
         self._state = {"X_AGENTKIT_STATE": json.dumps(summary)}
         self._tell(self._state)
 

@@ -2,7 +2,9 @@
 
 libzmq never reconnects it (`RECONNECT_IVL=-1`): a reconnected socket may hand queued frames to the next process after the caller
 was told `peer_lost`, and an idle one would wake a sleeper. So a channel ends with its connection, and whoever calls opens a new
-one. Requests wait here, never in libzmq's queue, until WELCOME: what is lost before it certainly did not run."""
+one. Requests wait here, never in libzmq's queue, until WELCOME: what is lost before it certainly did not run.
+
+One state machine over two tables of calls, those sent and those that wait: that is why this is one module."""
 
 from __future__ import annotations
 

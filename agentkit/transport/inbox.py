@@ -1,6 +1,7 @@
 """The inbox: the one ROUTER socket on which an agent (or a node) takes calls, and how it drains without losing one.
 
-Protocol in docs/protocol.md. The inbox knows peers, ids, limits and draining; what a request means is its `Receiver`'s."""
+Protocol in docs/protocol.md. The inbox knows peers, ids, limits and draining; what a request means is its `Receiver`'s. Whatever may
+come over a channel, and whatever ends one, changes the same table of peers: that is why this is one module."""
 
 from __future__ import annotations
 
