@@ -145,11 +145,11 @@ def _import_s(ours: Fleet) -> float:
         return passed_s()
 
 
-def floor(rounds: int) -> dict[str, dict[str, list[float]]]:
-    """What floor.py measured: by kind, seconds and memory of each round."""
+def floor(rounds: int, count: int = AGENTS) -> dict[str, dict[str, list[float]]]:
+    """What floor.py measured of `count` processes: by kind, seconds and memory of each round."""
     with tempfile.TemporaryDirectory(prefix="akb") as folder, Processes() as processes:
         process = processes.start(
-            sys.executable, FLOOR_SCRIPT, str(AGENTS), str(rounds), folder,
+            sys.executable, FLOOR_SCRIPT, str(count), str(rounds), folder,
             env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         out, err = process.communicate(timeout=UP_TIMEOUT_S)

@@ -8,7 +8,7 @@ first.
 - kill: `kill -9` to the next answer, beside circus and supervisord (supervise_restarts.py).
 - rest: how much of one core fleet84, its nodes and its zygotes take together while nobody calls, beside as many bare processes
   that wake as often (supervise_size.py).
-- large: 1,000 agents on this machine: `up`, `status`, `down` and memory.
+- large: 1,000 agents on this machine: `up`, `status`, `down` and memory, beside as many forks that do nothing.
 - apply: a change of all agents of fleet84 while they are called (supervise_apply.py).
 """
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
-from bench_startup import AGENTS, FLEET84, SETTLE_S, Fleet, fleet, large_yaml
+from bench_startup import AGENTS, FLEET84, SETTLE_S, Fleet, fleet, floor, large_yaml
 from common import Options, Table, free_ports, median, pss_mb, say
 
 #: How long the resting fleet is watched, in seconds: (long form, short form).
@@ -64,6 +64,7 @@ def _bare_processes(ours: Fleet) -> list[int]:
 def large(wanted: Options) -> list[Table]:
     agents, times = LARGE[wanted.quick]
     seconds: dict[str, list[float]] = {"up": [], "status": [], "down": []}
+    floors: dict[str, list[float]] = {}
     memory_mb: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="akb") as folder:
         for _ in range(times):
@@ -75,14 +76,22 @@ def large(wanted: Options) -> list[Table]:
                 seconds["status"].append(ours.command("status")[0])
                 memory_mb = {kind: sum(map(pss_mb, pids)) for kind, pids in processes_of(ours, up).items()}
                 seconds["down"].append(ours.down()[0])
+            for kind, measured in floor(1, agents).items():
+                floors.setdefault(kind, []).extend(measured["seconds"])
             say(f"{agents} agents: " + ", ".join(f"{name} {values[-1]:.2f} s" for name, values in seconds.items()))
     table = Table(
         f"{agents:,} agents on one machine",
-        ("command", "median s", "best s", "worst s", "wanted s"),
-        notes=["memory (PSS) of " + ", ".join(f"{kind}s: {mb:,.0f} MB" for kind, mb in memory_mb.items())],
+        ("command", "median s", "best s", "worst s", "wanted s", "/ floor"),
+        notes=[
+            "the floor: as many forks of our zygote that do nothing, and bare agents, until all are ready",
+            "memory (PSS) of " + ", ".join(f"{kind}s: {mb:,.0f} MB" for kind, mb in memory_mb.items()),
+        ],
     )
     for (name, values), wanted_s in zip(seconds.items(), (10, 1, 10), strict=True):
-        table.add(name, median(values), min(values), max(values), wanted_s)
+        per_floor = median(values) / median(floors["floor"]) if name == "up" else None
+        table.add(name, median(values), min(values), max(values), wanted_s, per_floor)
+    for kind, values in floors.items():
+        table.add(kind, median(values), min(values), max(values), None, median(values) / median(floors["floor"]))
     return [table]
 
 
