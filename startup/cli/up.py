@@ -33,6 +33,7 @@ from startup.machines.local import Boot
 if TYPE_CHECKING:
     from agentkit.names import AgentId
     from startup.cli.cluster import Cluster
+    from startup.cli.selection import Selection
     from startup.errors import MachineTrouble
     from startup.machines.remote import Remote
     from startup.plan.revision import Revision
@@ -112,6 +113,8 @@ class _Up:
         if fleet is None:
             return exits.USAGE
         refuse_strangers(fleet)
+        if self._current is None and (selection := self._selection()):
+            selection.of(fleet)  # a wrong name is told before there are nodes that would have to be ended
         cluster, self._troubles = nodes_of(
             stack, fleet, boot, greeted, is_pushed=self._arguments.push, on_order=self._ordered
         )
@@ -158,17 +161,14 @@ class _Up:
         """Propose, retry what failed, wait, report."""
         from startup.cli.change import report
         from startup.cli.follow import Aim, follow
-        from startup.cli.selection import Selection, next_revision
+        from startup.cli.selection import next_revision
         from startup.view.phases import PhaseLines, aims
 
         arguments = self._arguments
         summaries = {machine: hello["revision"] for machine, hello in cluster.ask_each("hello").items()}
         bases = {machine: int(summary["number"]) if summary else 0 for machine, summary in summaries.items()}
         current = self._running(cluster, summaries.values())
-        selection = Selection(
-            agents=arguments.agents, groups=arguments.group, without=arguments.without, until=arguments.until
-        )
-        revision, wanted = next_revision(fleet, selection, current)
+        revision, wanted = next_revision(fleet, self._selection(), current)
         if current is not None:
             self._show(cluster, current, revision)
         self.has_ordered = True
@@ -194,6 +194,12 @@ class _Up:
         unreached = self._unreached(cluster, revision.fleet)
         more = {"changes": self._changes, "phases": phases.to_wire(outcome.rows)}
         return report(arguments, cluster, aim, outcome, began=self._began, unreached=unreached, more=more)
+
+    def _selection(self) -> Selection:
+        from startup.cli.selection import Selection
+
+        words = self._arguments
+        return Selection(agents=words.agents, groups=words.group, without=words.without, until=words.until)
 
     def _unreached(self, cluster: Cluster, fleet: Fleet) -> list[dict[str, str]]:
         """Machines without a node from the first, and those that were lost on the way; the latter are told here."""

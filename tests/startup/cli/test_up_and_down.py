@@ -108,6 +108,13 @@ def test_groups_and_exceptions_select(fleet: Launched) -> None:
     assert [agent["name"] for agent in fleet.up("--group", "more", "--except", "Last")["agents"]] == ["Base", "Top"]
 
 
+def test_a_wrong_name_is_told_before_there_is_a_node(fleet: Launched) -> None:
+    fleet.write({"Base": {}})
+    result = fleet.run("up", "fleet.yaml", "Bsae")
+    assert (result.code, "did you mean `Base`?" in result.err) == (2, True)
+    assert fleet.run("node", "status").code == 4
+
+
 def test_a_changed_file_restarts_what_changed_stops_what_is_gone_and_starts_what_is_new(fleet: Launched) -> None:
     ports = {
         name: {"port": free_port(), "health_check_port": free_port()} for name in ("Same", "Changed", "Gone", "New")
