@@ -27,7 +27,7 @@ from startup.node import boot
 from startup.node.exits import Exit
 from startup.node.listeners import open_listener
 from startup.node.options import NodeOptions
-from startup.node.zygote_link import Forked, ForkOrder, ZygoteLink
+from startup.node.zygote.link import Forked, ForkOrder, ZygoteLink
 
 HERE: Final = Path(__file__).resolve().parent
 GIVE_UP_S: Final = 60.0

@@ -3,10 +3,10 @@
     async with self.leader("indexer") as term:      # waits until this agent leads; cancelled, then LeadershipLost, when it no longer does
         await index(fence=term.fence)
 
-Who leads is decided by the node (startup.node.leaders), among the agents of its machine or, with `registry: consul`, of all of them. A
-term is over here before anybody else can be elected: what was lost is answered for (`resign`) only when every block has ended, and
-a term that Consul guards has a last moment on this machine's own clock, which the node puts off for as long as Consul lets it.
-Without a node (run by hand, in tests) an agent leads at once."""
+Who leads is decided by the node (startup.node.leadership.leaders), among the agents of its machine or, with `registry: consul`, of
+all of them. A term is over here before anybody else can be elected: what was lost is answered for (`resign`) only when every block
+has ended, and a term that Consul guards has a last moment on this machine's own clock, which the node puts off for as long as
+Consul lets it. Without a node (run by hand, in tests) an agent leads at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 log = get_logger("agentkit.leading")
 
-#: The node's operations: startup.node.leaders.
+#: The node's operations: startup.node.leadership.leaders.
 LEAD: Final = "lead"
 RESIGN: Final = "resign"
 

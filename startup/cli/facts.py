@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from agentkit.directory.locate import is_answering, node_files, run_root
 from startup.cli.fitness import Facts
-from startup.node.bounds import foreseen
+from startup.node.limits.bounds import foreseen
 from startup.node.paths import Places
 
 #: What must import; uvloop is among them. The names are those of modules.

@@ -47,7 +47,7 @@ class ConsulFacts:
 def ask(fleet: Fleet, access: ConsulAccess, machines: tuple[str, ...]) -> ConsulFacts:
     """Ask this machine's Consul agent. An entry is put there and taken away again: nothing else tells what a token may do."""
     from agentkit.directory.consul_http import RegistryAway, RegistryError
-    from startup.node.registry import client_of
+    from startup.node.registry.registry import client_of
 
     facts: dict[str, Any] = {
         "address": access.address,

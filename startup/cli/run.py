@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     target = dict(order, env={**order["env"], "AGENTKIT_LOG_FORMAT": "auto"})
     feed_watchdog(target["env"])
     # only now: it brings in what an agent needs
-    from startup.node.child import become_here
+    from startup.node.zygote.child import become_here
 
     sys.stdout.flush()
     return become_here(target, names, fds, nofile=resource.getrlimit(resource.RLIMIT_NOFILE)[0])

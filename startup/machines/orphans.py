@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from startup.node import cgroups
+from startup.node.limits import cgroups
 from startup.node.paths import Places
 
 #: Between SIGTERM and SIGKILL when no revision says how long an agent may take.

@@ -20,7 +20,7 @@ from startup.node.executor import Executor
 from startup.node.exits import Exit, ExitWatch
 from startup.node.memory import beginnings, beside_of, process_of, without_process
 from startup.node.running import Running
-from startup.node.zygote_link import Inherited
+from startup.node.zygote.link import Inherited
 from startup.plan import ending
 from startup.plan import process as proc
 from startup.plan.phase import ALIVE, Phase

@@ -24,12 +24,13 @@ import setproctitle
 
 from agentkit.errors import ConfigError
 from startup.errors import NodeRuns
-from startup.node import child, heirs, launch, linux
+from startup.node import heirs, launch, linux
 from startup.node.options import EXIT_ALREADY_RUNS, EXIT_UNFIT, BootOptions, NodeOptions, parse
 from startup.node.paths import Lock
-from startup.node.preload import OWN_MODULES, cap_threads, preload, settle, thread_count
-from startup.node.zygote import Zygote
-from startup.node.zygote_state import State
+from startup.node.zygote import child
+from startup.node.zygote.preload import OWN_MODULES, cap_threads, preload, settle, thread_count
+from startup.node.zygote.state import State
+from startup.node.zygote.zygote import Zygote
 
 #: Descriptors that node and zygote may have open: a thousand agents of four each, and as many again.
 NOFILE: Final = 8192

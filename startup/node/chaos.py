@@ -27,11 +27,11 @@ from agentkit.observe.log import get_logger
 from startup.errors import Refused
 from startup.node import standstill
 from startup.node.executor import Executor
-from startup.node.mesh import Mesh
+from startup.node.mesh.mesh import Mesh
 from startup.node.orders import listening_on, machine_of
 from startup.node.termination import send
 from startup.node.turns import Turns
-from startup.node.zygotes import ZygoteKeeper
+from startup.node.zygote.keeper import ZygoteKeeper
 from startup.plan.phase import Phase
 
 log = get_logger("node.chaos")

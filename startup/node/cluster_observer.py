@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from startup.node.fence import Fence
 from startup.node.key_operations import KeyOperations
-from startup.node.mesh import Mesh
-from startup.node.registry import Registry
+from startup.node.mesh.mesh import Mesh
+from startup.node.registry.registry import Registry
 from startup.node.rollbacks import Rollbacks
 from startup.node.store import Revisions
 from startup.node.table import ClusterTable

@@ -16,7 +16,7 @@ from agentkit.clock import now_s
 from agentkit.directory.pacing import QUERY_GAP_S, Backoff, next_index
 from agentkit.observe.log import get_logger
 from startup.node.paths import Places, write_atomically
-from startup.node.registry import client_of
+from startup.node.registry.registry import client_of
 from startup.plan.overrides import Overrides, Read, read
 from startup.spec.fleet import ConsulAccess, Fleet
 

@@ -18,7 +18,7 @@ from agentkit.observe.log import get_logger
 from agentkit.transport.relay import Relay
 from startup.errors import Refused
 from startup.node.keys import NodeKeys
-from startup.node.mesh import Mesh
+from startup.node.mesh.mesh import Mesh
 from startup.node.paths import Places
 from startup.node.store import Revisions
 

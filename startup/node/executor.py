@@ -14,12 +14,11 @@ from typing import Final
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from agentkit.transport.gate import HANDED_OVER, SUCCEEDED
-from startup.node.bounds import Bounds
 from startup.node.doors import Doors
 from startup.node.exits import Exit
-from startup.node.forks import FORK_ERRORS, Forks
 from startup.node.hibernation.health_answers import told
 from startup.node.hibernation.socket_activation import SocketActivation
+from startup.node.limits.bounds import Bounds
 from startup.node.orders import machine_of
 from startup.node.paths import Places
 from startup.node.readiness import Waits
@@ -28,7 +27,8 @@ from startup.node.sockets import AgentSockets
 from startup.node.store import Incarnations
 from startup.node.termination import Census, Termination
 from startup.node.turns import Turns
-from startup.node.zygotes import ZygoteKeeper
+from startup.node.zygote.forks import FORK_ERRORS, Forks
+from startup.node.zygote.keeper import ZygoteKeeper
 from startup.plan import ending, transitions
 from startup.plan.actions import (
     Abort,

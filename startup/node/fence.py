@@ -13,7 +13,7 @@ import msgpack
 
 from agentkit.names import AgentId
 from agentkit.observe.log import get_logger
-from startup.node.mesh import Mesh
+from startup.node.mesh.mesh import Mesh
 from startup.node.paths import Places, write_atomically
 from startup.node.store import Revisions
 from startup.node.turns import Turns

@@ -13,7 +13,7 @@ from agentkit.errors import CallError
 from agentkit.observe.log import get_logger
 from startup.node.events import NodeEvents
 from startup.node.keys import NodeKeys
-from startup.node.mesh import Mesh
+from startup.node.mesh.mesh import Mesh
 
 log = get_logger("node.keys")
 

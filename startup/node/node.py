@@ -23,8 +23,8 @@ from startup.node.cluster_observer import ClusterObserver
 from startup.node.configs import Configs
 from startup.node.control_server import ControlServer
 from startup.node.debugging import Debugging
-from startup.node.error_desk import OTHERS_S, ErrorDesk
-from startup.node.error_rules import ErrorRules
+from startup.node.errors.desk import OTHERS_S, ErrorDesk
+from startup.node.errors.rules import ErrorRules
 from startup.node.events import NodeEvents
 from startup.node.executor import Executor
 from startup.node.exits import Exit, ExitWatch, gone
@@ -36,11 +36,11 @@ from startup.node.hibernation.operations import HibernationOperations
 from startup.node.journal import Journal
 from startup.node.key_operations import KeyOperations
 from startup.node.keys import NodeKeys
-from startup.node.leaders import Leaders
+from startup.node.leadership.leaders import Leaders
 from startup.node.listeners import backlog_warning
 from startup.node.liveness import Liveness
-from startup.node.mesh import Mesh
-from startup.node.mesh_peer import MeshTimes
+from startup.node.mesh.mesh import Mesh
+from startup.node.mesh.peer import MeshTimes
 from startup.node.node_status import NodeStatus
 from startup.node.notify import NotifyServer
 from startup.node.notify_handler import NotifyHandler
@@ -48,7 +48,7 @@ from startup.node.operations import Operations
 from startup.node.options import NodeOptions
 from startup.node.other_users import OtherUsers
 from startup.node.readiness import probe_of
-from startup.node.registry import Registry
+from startup.node.registry.registry import Registry
 from startup.node.remote_control import RemoteControl
 from startup.node.revision_applier import RevisionApplier
 from startup.node.rollbacks import Rollbacks
@@ -60,7 +60,7 @@ from startup.node.turns import Turns
 from startup.node.upgrade import Upgrade
 from startup.node.usage import Usage
 from startup.node.views import Views
-from startup.node.zygotes import ZygoteKeeper
+from startup.node.zygote.keeper import ZygoteKeeper
 from startup.plan.process import Process
 from startup.plan.reconcile import Reconciler
 from startup.plan.revision import Revision

@@ -18,7 +18,7 @@ from startup.node.notify import NotifyServer
 from startup.node.options import NodeOptions
 from startup.node.store import Revisions
 from startup.node.turns import Turns
-from startup.node.zygotes import ZygoteKeeper
+from startup.node.zygote.keeper import ZygoteKeeper
 from startup.plan.revision import CONTROL_VERSION
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agentkit.observe.log import get_logger
-from startup.node.zygote_wire import close_all
+from startup.node.zygote.wire import close_all
 
 #: Longest message taken, in bytes; a longer one is dropped and counted.
 MAX_BYTES: Final = 32 * 1024

@@ -16,8 +16,8 @@ from startup.node.notify import WATCHDOG, Notification
 from startup.node.running import Running
 from startup.node.sockets import named
 from startup.node.turns import Turns
-from startup.node.zygote_wire import close_all
-from startup.node.zygotes import ZygoteKeeper
+from startup.node.zygote.keeper import ZygoteKeeper
+from startup.node.zygote.wire import close_all
 from startup.plan import sleep_status, transitions
 from startup.plan.phase import Health, Phase
 from startup.plan.process import Process

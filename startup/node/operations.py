@@ -14,7 +14,7 @@ from startup.node.executor import Executor
 from startup.node.feeds import Feeds
 from startup.node.fits import check_fit
 from startup.node.keys import NodeKeys
-from startup.node.mesh import Mesh
+from startup.node.mesh.mesh import Mesh
 from startup.node.node_status import NodeStatus
 from startup.node.store import Revisions
 from startup.node.table import ClusterTable

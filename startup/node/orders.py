@@ -13,7 +13,7 @@ from typing import Final
 from agentkit.names import Incarnation
 from agentkit.settings import STATE_URL
 from startup.node.paths import Places
-from startup.node.zygote_link import FREE, Admission, ForkOrder
+from startup.node.zygote.link import FREE, Admission, ForkOrder
 from startup.plan.rows import LOOPBACK
 from startup.spec.fleet import AgentSpec, AgentTarget, Fleet, HibernatePolicy, MachineSpec, StatePolicy
 from startup.spec.users import User

@@ -11,19 +11,19 @@ from agentkit.directory.locate import NodeInfo
 from agentkit.observe.log import get_logger
 from startup.node.cluster_observer import ClusterObserver
 from startup.node.configs import Configs
-from startup.node.error_rules import ErrorRules
+from startup.node.errors.rules import ErrorRules
 from startup.node.fence import Fence
 from startup.node.hibernation.memory_budget import MemoryBudget
 from startup.node.keys import NodeKeys
-from startup.node.leaders import Leaders
-from startup.node.mesh import Mesh
+from startup.node.leadership.leaders import Leaders
+from startup.node.mesh.mesh import Mesh
 from startup.node.node_status import NodeStatus
 from startup.node.options import NodeOptions
 from startup.node.orders import machine_of, node_endpoint
-from startup.node.registry import Registry
+from startup.node.registry.registry import Registry
 from startup.node.store import Revisions
 from startup.node.turns import Turns
-from startup.node.zygotes import ZygoteKeeper
+from startup.node.zygote.keeper import ZygoteKeeper
 from startup.plan.revision import Revision
 from startup.plan.rows import LOOPBACK, Place
 

@@ -1,4 +1,4 @@
-"""What an agent may use, whether it used more, and how that is said. Pure; startup/node/bounds.py holds processes to it."""
+"""What an agent may use, whether it used more, and how that is said. Pure; startup/node/limits/bounds.py holds processes to it."""
 
 from __future__ import annotations
 

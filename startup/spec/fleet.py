@@ -270,7 +270,7 @@ class ConsulAccess:
     key: str | None = None
     ready_check_s: float = 0.0  #: 0: none
     config_prefix: str = ""  #: of keys that say something over agents' config (plan/overrides.py); "": none are read
-    leader_ttl_s: float = 15.0  #: of the session that holds the locks of leaders (node/lockkeeper.py)
+    leader_ttl_s: float = 15.0  #: of the session that holds the locks of leaders (node/leadership/lockkeeper.py)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

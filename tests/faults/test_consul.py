@@ -10,7 +10,7 @@ import pytest
 
 from agentkit.directory.consul import ConsulClient
 from agentkit.directory.registering import Wanted
-from startup.node.registrar import Registrar
+from startup.node.registry.registrar import Registrar
 from startup.plan.phase import Phase
 from startup.spec.fleet import ConsulAccess, SecretRef
 from tests.agentkit.directory.test_entries import entry

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from agentkit.client import BlockingClient
-from startup.node import cgroups
-from startup.node.bounds import VARIABLE, choose
+from startup.node.limits import cgroups
+from startup.node.limits.bounds import VARIABLE, choose
 from startup.plan.phase import Phase
 from tests.faults.scratch import PATIENCE_S, Scratch, is_alive, until
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
-from startup.node import rlimits
 from startup.node.executor import Executor
 from startup.node.hibernation.operations import HibernationOperations
+from startup.node.limits import rlimits
 from startup.node.turns import Turns
 from startup.plan import budget
 from startup.plan.budget import Candidate, Use

@@ -21,7 +21,7 @@ from typing import Any
 
 from agentkit.directory.locate import node_files
 from startup.machines import orphans
-from startup.node import cgroups
+from startup.node.limits import cgroups
 from startup.node.paths import Places
 from tests.measured import unmeasured
 

@@ -13,7 +13,7 @@ import sys
 
 from startup.node import boot
 from startup.node.options import NodeOptions
-from startup.node.zygote_link import ZygoteLink
+from startup.node.zygote.link import ZygoteLink
 
 NODES = "nodes"
 
@@ -42,4 +42,4 @@ async def _node(options: NodeOptions) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(boot.main(node_main=node, modules=("startup.node.zygote_link", "asyncio")))
+    sys.exit(boot.main(node_main=node, modules=("startup.node.zygote.link", "asyncio")))

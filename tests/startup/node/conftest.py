@@ -19,7 +19,7 @@ import pytest
 from startup.node import launch, procinfo
 from startup.node.exits import Exit
 from startup.node.options import BootOptions, NodeOptions
-from startup.node.zygote_link import Forked, ForkOrder, ZygoteLink
+from startup.node.zygote.link import Forked, ForkOrder, ZygoteLink
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 #: No test waits longer than this for something that should happen, in seconds.

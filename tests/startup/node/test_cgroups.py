@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from startup.node import cgroup2, cgroups, rlimits
-from startup.node.bounds import VARIABLE, choose, foreseen
-from startup.node.cgroup1 import Cgroup1
-from startup.node.cgroup2 import Cgroup2
+from startup.node.limits import cgroup2, cgroups, rlimits
+from startup.node.limits.bounds import VARIABLE, choose, foreseen
+from startup.node.limits.cgroup1 import Cgroup1
+from startup.node.limits.cgroup2 import Cgroup2
 from startup.plan.limits import Limits, Usage
 from startup.spec.users import user_problem
 

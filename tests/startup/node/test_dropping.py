@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from startup.node.dropping import is_roots, take_along_secrets
+from startup.node.zygote.dropping import is_roots, take_along_secrets
 from startup.spec.users import User
 
 ALICE = User("alice", 12345, 12345, (12345, 777), "/home/alice")

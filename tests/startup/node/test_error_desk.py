@@ -13,8 +13,8 @@ import pytest
 from agentkit.errors import BadRequest, Overloaded
 from agentkit.names import AgentId
 from agentkit.observe.reports import PROCESS, ErrorGroup
-from startup.node import error_desk
-from startup.node.error_desk import ErrorDesk
+from startup.node.errors import desk as error_desk
+from startup.node.errors.desk import ErrorDesk
 from startup.node.paths import Places
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from agentkit.observe.reports import ErrorGroup, Severity
-from startup.node import error_store
-from startup.node.error_store import ErrorStore, Offered, Stored, StoreFailed
+from startup.node.errors import store as error_store
+from startup.node.errors.store import ErrorStore, Offered, Stored, StoreFailed
 
 
 @pytest.fixture

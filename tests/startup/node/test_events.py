@@ -15,7 +15,7 @@ from agentkit.errors import BadRequest
 from agentkit.names import Incarnation
 from startup.errors import Refused
 from startup.node.events import NodeEvents
-from startup.node.mesh import Mesh
+from startup.node.mesh.mesh import Mesh
 from startup.node.paths import Places
 from startup.node.store import Revisions
 from startup.plan.revision import Revision

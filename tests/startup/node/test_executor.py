@@ -13,7 +13,7 @@ from startup.node.paths import Places
 from startup.node.store import Incarnations
 from startup.node.table import ClusterTable
 from startup.node.turns import Turns
-from startup.node.zygotes import ZygoteKeeper
+from startup.node.zygote.keeper import ZygoteKeeper
 from startup.plan.reconcile import Reconciler
 from tests.startup.cli.launched import free_port
 from tests.startup.plan.builders import agent, aid, revision

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from agentkit.directory.consul import ConsulClient
-from startup.node.lockkeeper import LockKeeper
+from startup.node.leadership.lockkeeper import LockKeeper
 from tests.consul.fixtures import consul_server
 from tests.consul.server import Server
 from tests.faults.consul_pair import eventually

@@ -17,8 +17,8 @@ from agentkit.directory.locate import NodeInfo
 from agentkit.errors import BadRequest
 from agentkit.names import Incarnation
 from agentkit.transport.context import close_context
-from startup.node.mesh import Mesh
-from startup.node.mesh_peer import MeshTimes
+from startup.node.mesh.mesh import Mesh
+from startup.node.mesh.peer import MeshTimes
 from startup.node.paths import Places
 from startup.node.table import ClusterTable
 from startup.plan.phase import Health, Phase
@@ -242,7 +242,7 @@ async def test_a_machine_that_nobody_expects_is_not_noted_without_end(
 ) -> None:
     async with side(tmp_path, "m", others={"n"}) as m, side(tmp_path, "n", others={"m"}) as n:
         await n.ears.until(lambda: "m/A" in n.ears.known)
-        monkeypatch.setattr("startup.node.mesh_circle.MAX_MACHINES", 1)
+        monkeypatch.setattr("startup.node.mesh.circle.MAX_MACHINES", 1)
         with pytest.raises(BadRequest, match="the fleet file names them"):
             await n.mesh._ask(n.mesh._peers["m"], "mesh.beat", {"machine": name, "rows": None})
         assert set(m.mesh.circle.states()) == {"n"}

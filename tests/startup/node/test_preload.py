@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from startup.node.preload import THREAD_CAPS, cap_threads, changed, mtime_ns, preload
+from startup.node.zygote.preload import THREAD_CAPS, cap_threads, changed, mtime_ns, preload
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from agentkit.directory.consul import ConsulClient
 from agentkit.directory.registering import Wanted
-from startup.node.registrar import Registrar
+from startup.node.registry.registrar import Registrar
 from tests.agentkit.directory.test_entries import entry
 from tests.consul.fixtures import consul_server
 from tests.consul.server import Server

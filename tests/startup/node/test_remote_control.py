@@ -255,7 +255,7 @@ def test_only_operators_control() -> None:
 
 
 def test_an_inbox_without_control_knows_no_such_method(tmp_path: Path) -> None:
-    from startup.node.mesh_receiver import _no_handler
+    from startup.node.mesh.receiver import _no_handler
 
     with pytest.raises(UnknownMethod):
         _no_handler(None, 0, "hello", {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from startup.node.respawn import NODE_ATTEMPTS, NODE_DELAY_S, NODE_STAYED_S, Respawn
+from startup.node.zygote.respawn import NODE_ATTEMPTS, NODE_DELAY_S, NODE_STAYED_S, Respawn
 
 
 def test_each_node_that_goes_is_followed_later_than_the_one_before() -> None:

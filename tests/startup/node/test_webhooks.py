@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from startup.node import webhooks
-from startup.node.webhooks import Webhooks
+from startup.node.errors import webhooks
+from startup.node.errors.webhooks import Webhooks
 
 
 class Receiver:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from startup.node import procinfo, zygote_wire
+from startup.node import procinfo
 from startup.node.exits import Exit, ExitWatch
 from startup.node.listeners import open_listener
-from startup.node.zygote_link import ForkFailed, ZygoteLost
+from startup.node.zygote import wire as zygote_wire
+from startup.node.zygote.link import ForkFailed, ZygoteLost
 from tests.orphans import subreaper
 from tests.startup.node.conftest import PATIENCE_S, Hosted, host
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from startup.node.cgroups import PREFIX, Cage, Unavailable, folder_of, mounts, number, own_paths, put, remove
+from startup.node.limits.cgroups import PREFIX, Cage, Unavailable, folder_of, mounts, number, own_paths, put, remove
 from startup.plan.limits import Limits, Usage
 
 _CONTROLLERS: Final = ("pids", "memory", "cpu")

@@ -11,7 +11,7 @@ from agentkit.observe.log import get_logger
 from startup.node.exits import Exit
 from startup.node.launch import launch_zygote
 from startup.node.options import NodeOptions
-from startup.node.zygote_link import Forked, ForkOrder, Inherited, ZygoteLink, ZygoteLost
+from startup.node.zygote.link import Forked, ForkOrder, Inherited, ZygoteLink, ZygoteLost
 
 log = get_logger("node.zygote")
 

@@ -12,12 +12,11 @@ from typing import Any, Final
 
 from agentkit.errors import AgentkitError
 from agentkit.names import AgentId, Incarnation
-from startup.node.bounds import Bounds
 from startup.node.configs import Configs
 from startup.node.doors import Doors
 from startup.node.exits import Exit
 from startup.node.gates import Gate
-from startup.node.lending import Lending
+from startup.node.limits.bounds import Bounds
 from startup.node.orders import NOTHING, fork_order, listening_on, machine_of
 from startup.node.paths import Places, own_folder
 from startup.node.probes import log_size
@@ -25,7 +24,8 @@ from startup.node.running import Running
 from startup.node.sockets import AgentSockets
 from startup.node.store import Incarnations
 from startup.node.turns import Turns
-from startup.node.zygotes import ZygoteKeeper
+from startup.node.zygote.keeper import ZygoteKeeper
+from startup.node.zygote.lending import Lending
 from startup.plan import ending, swap, transitions
 from startup.plan.process import Outcome, Process
 from startup.spec.fleet import AgentSpec, Fleet

@@ -9,7 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from startup.node.cgroups import PREFIX, Cage, Unavailable, folder_of, members, mounts, number, own_paths, put, remove
+from startup.node.limits.cgroups import (
+    PREFIX,
+    Cage,
+    Unavailable,
+    folder_of,
+    members,
+    mounts,
+    number,
+    own_paths,
+    put,
+    remove,
+)
 from startup.plan.limits import Limits, Usage
 
 _CONTROLLERS: Final = ("memory", "cpu", "pids")

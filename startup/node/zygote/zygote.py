@@ -1,7 +1,7 @@
 """The fork server beside a node: one thread, no event loop, no ZeroMQ context, and the whole fleet as its children.
 
 It forks what the node orders, reaps it, tells the exits, keeps a dup of every listening socket, and starts the next node when
-the node goes without saying so. The conversation is in zygote_wire.py. It may replace its own image (renew, a module that left
+the node goes without saying so. The conversation is in wire.py. It may replace its own image (renew, a module that left
 a thread): it execs, so its children stay its children, and hands its state to the new image in a memfd.
 """
 
@@ -23,12 +23,13 @@ from typing import Any, Final, NoReturn
 
 import setproctitle
 
-from startup.node import child, linux, targets, zygote_wire
+from startup.node import linux, targets
 from startup.node.options import NodeOptions
-from startup.node.preload import Preloaded
-from startup.node.respawn import Respawn
-from startup.node.zygote_peer import Peer
-from startup.node.zygote_state import State, path_id
+from startup.node.zygote import child, wire
+from startup.node.zygote.peer import Peer
+from startup.node.zygote.preload import Preloaded
+from startup.node.zygote.respawn import Respawn
+from startup.node.zygote.state import State, path_id
 
 #: Descriptors that are free for each agent, and for everything else; what the soft limit is raised to is counted with them.
 _FDS_PER_AGENT: Final = 4
@@ -182,7 +183,7 @@ class Zygote:
     def _fork(self, peer: Peer, number: int, order: Mapping[str, Any], names: Sequence[str], fds: list[int]) -> None:
         key, incarnation = str(order["key"]), int(order["incarnation"])
         if len(names) != len(fds):
-            zygote_wire.close_all(fds)
+            wire.close_all(fds)
             peer.send(["failed", number, f"{len(fds)} descriptors arrived for {len(names)} names"])
             return
         self._expect(order["target"])
@@ -190,7 +191,7 @@ class Zygote:
         try:
             pid = os.fork()
         except OSError as exc:
-            zygote_wire.close_all(fds)
+            wire.close_all(fds)
             hint = (
                 "; too many processes for this user or cgroup, see `ulimit -u` and pids.max" if exc.errno == 11 else ""
             )
@@ -199,8 +200,8 @@ class Zygote:
         if not pid:
             child.become(order, names, fds, nofile=self._options.nofile)
         self._state.children[pid] = (key, incarnation)
-        listeners = sum(name not in zygote_wire.PRIVATE for name in names)
-        zygote_wire.close_all(fds[listeners:])
+        listeners = sum(name not in wire.PRIVATE for name in names)
+        wire.close_all(fds[listeners:])
         self._keep(key, names[:listeners], fds[:listeners])
         try:
             pidfd = os.pidfd_open(pid)
@@ -221,7 +222,7 @@ class Zygote:
 
     def _keep(self, key: str, names: Sequence[str], fds: Sequence[int]) -> None:
         old = self._state.kept.pop(key, {})
-        zygote_wire.close_all(list(old.values()))
+        wire.close_all(list(old.values()))
         if fds:
             self._state.kept[key] = dict(zip(names, fds, strict=True))
 
@@ -253,10 +254,10 @@ class Zygote:
     def _hear(self, peer: Peer) -> bool:
         """Take one message of a connection; whether there may be more."""
         try:
-            received = zygote_wire.receive(peer.sock)
+            received = wire.receive(peer.sock)
         except BlockingIOError:
             return False
-        except (OSError, zygote_wire.Garbled) as exc:
+        except (OSError, wire.Garbled) as exc:
             _say(f"the node's connection broke: {exc}")
             received = None
         if received is None:
@@ -270,7 +271,7 @@ class Zygote:
             return False
         return True
 
-    def _obey(self, peer: Peer, received: zygote_wire.Received) -> None:
+    def _obey(self, peer: Peer, received: wire.Received) -> None:
         verb, *rest = received.message or ["?"]
         if verb == "hello":
             self._welcome(peer)

@@ -11,7 +11,7 @@ not equal (`mesh.sync`), which every greeting and every beat finds out. docs/mes
     mesh.rows  {upto, rows}           these have changed
     mesh.events {endpoint}            my event relay is there
     mesh.node, mesh.logs, mesh.events_seen      -> what my machine tells of itself (views.py)
-    mesh.errors {what, arguments}     -> what my agents reported (error_desk.py)
+    mesh.errors {what, arguments}     -> what my agents reported (errors/desk.py)
     mesh.revision {number}            -> one of the revisions that you keep (rollbacks.py)
     mesh.claims {}                    -> which of your agents my revision gives to you (fence.py)
     mesh.bye   {upto, rows}           my last words: I end on purpose
@@ -34,14 +34,14 @@ from agentkit.transport.channel import Channel
 from agentkit.transport.peer import Identity
 from agentkit.wire import values
 from startup.node.keys import NodeKeys
-from startup.node.mesh_callbacks import MeshCallbacks
-from startup.node.mesh_circle import Circle
-from startup.node.mesh_faults import MeshFaults
-from startup.node.mesh_heartbeat import MeshHeartbeat
-from startup.node.mesh_links import Links
-from startup.node.mesh_peer import MeshTimes, Peer
-from startup.node.mesh_receiver import MeshReceiver
-from startup.node.mesh_rows import Copies
+from startup.node.mesh.callbacks import MeshCallbacks
+from startup.node.mesh.circle import Circle
+from startup.node.mesh.faults import MeshFaults
+from startup.node.mesh.heartbeat import MeshHeartbeat
+from startup.node.mesh.links import Links
+from startup.node.mesh.peer import MeshTimes, Peer
+from startup.node.mesh.receiver import MeshReceiver
+from startup.node.mesh.rows import Copies
 from startup.node.paths import Places
 from startup.plan.membership import PeerState
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from agentkit.errors import CallError
 from agentkit.observe.log import get_logger
 from agentkit.transport.channel import Channel
-from startup.node.mesh_callbacks import MeshCallbacks
-from startup.node.mesh_peer import Peer
+from startup.node.mesh.callbacks import MeshCallbacks
+from startup.node.mesh.peer import Peer
 from startup.plan.row import AgentRow
 
 log = get_logger("node.mesh")

@@ -21,8 +21,10 @@ from typing import Any, Final, NoReturn
 
 import setproctitle
 
-from startup.node import dropping, linux, rlimits, targets
-from startup.node.zygote_wire import PRIVATE
+from startup.node import linux, targets
+from startup.node.limits import rlimits
+from startup.node.zygote import dropping
+from startup.node.zygote.wire import PRIVATE
 
 #: The first descriptor that is handed down (sd_listen_fds(3)).
 FIRST_FD: Final = 3

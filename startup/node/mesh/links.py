@@ -20,7 +20,7 @@ from agentkit.observe.log import get_logger
 from agentkit.transport.channel import Channel
 from agentkit.transport.dealer import Dial
 from agentkit.transport.peer import Identity
-from startup.node.mesh_peer import MeshTimes, Peer
+from startup.node.mesh.peer import MeshTimes, Peer
 
 log = get_logger("node.mesh")
 

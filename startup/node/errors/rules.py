@@ -16,10 +16,10 @@ from agentkit.clock import SYSTEM_CLOCK
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
 from agentkit.observe.reports import shown
-from startup.node.error_desk import ErrorDesk
+from startup.node.errors.desk import ErrorDesk
+from startup.node.errors.webhooks import Webhooks
 from startup.node.paths import Places, write_atomically
 from startup.node.turns import Turns
-from startup.node.webhooks import Webhooks
 from startup.plan import process as proc
 from startup.plan import transitions
 from startup.plan.incidents import Incidents, word_of_the_node
@@ -29,7 +29,7 @@ from startup.plan.reactions import Reaction, Reactions, Seen
 from startup.plan.revision import Revision
 
 if TYPE_CHECKING:
-    from startup.node.error_store import Offered, Stored
+    from startup.node.errors.store import Offered, Stored
 
 log = get_logger("node.rules")
 

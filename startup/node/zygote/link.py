@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from agentkit.errors import AgentkitError
-from startup.node import zygote_wire
 from startup.node.exits import Exit
-from startup.node.preload import changed
 from startup.node.priority_semaphore import PrioritySemaphore
+from startup.node.zygote import wire
+from startup.node.zygote.preload import changed
 
 #: Orders sent and not answered: one being done, and the next, so that the zygote never waits. All others stay here, where one that
 #: is more urgent can still overtake them: on fleet84's longest chain agents stood 0.4 s behind others with 32.
@@ -204,7 +204,7 @@ class ZygoteLink:
             if not answer.done():
                 answer.set_exception(ForkFailed("the zygote went away"))
         for _, fds in self._outgoing:
-            zygote_wire.close_all(fds)
+            wire.close_all(fds)
         self._outgoing.clear()
         self._drained.set()
 
@@ -223,7 +223,7 @@ class ZygoteLink:
 
     def _sent(self, message: list[Any], fds: Sequence[int]) -> bool:
         try:
-            zygote_wire.send(self._sock, message, fds)
+            wire.send(self._sock, message, fds)
         except BlockingIOError:
             return False
         except OSError:
@@ -235,7 +235,7 @@ class ZygoteLink:
             message, fds = self._outgoing[0]
             if not self._sent(message, fds):
                 return
-            zygote_wire.close_all(fds)
+            wire.close_all(fds)
             self._outgoing.popleft()
         self._drained.set()
         self._loop.remove_writer(self._sock)
@@ -243,12 +243,12 @@ class ZygoteLink:
     def _readable(self) -> None:
         for _ in range(_PER_TURN):
             try:
-                received = zygote_wire.receive(self._sock)
+                received = wire.receive(self._sock)
                 if received is not None:
                     self._take(received)
             except BlockingIOError:
                 return
-            except (OSError, zygote_wire.Garbled, LookupError, ValueError, TypeError):
+            except (OSError, wire.Garbled, LookupError, ValueError, TypeError):
                 received = None
             if self._closed:
                 return
@@ -257,7 +257,7 @@ class ZygoteLink:
                 self._on_lost()
                 return
 
-    def _take(self, received: zygote_wire.Received) -> None:
+    def _take(self, received: wire.Received) -> None:
         verb, *rest = received.message
         if verb == "forked":
             self._forked(rest[0], rest[1], received.fds)
@@ -281,14 +281,14 @@ class ZygoteLink:
     def _forked(self, number: int, pid: int, fds: list[int]) -> None:
         answer = self._orders.get(number)
         if answer is None or answer.done():
-            zygote_wire.close_all(fds)
+            wire.close_all(fds)
             return
         try:
             answer.set_result(Forked(pid, fds[0] if fds else os.pidfd_open(pid)))
         except OSError as exc:  # neither the zygote nor we had a descriptor left, or it is over already
             answer.set_exception(ForkFailed(f"pid {pid} can't be watched: {os.strerror(exc.errno or 0)}"))
 
-    def _list(self, entries: list[Any], received: zygote_wire.Received) -> None:
+    def _list(self, entries: list[Any], received: wire.Received) -> None:
         fds = iter(received.fds)
         for key, incarnation, pid, names in entries:
             pidfd = next(fds, None) if pid else None

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from agentkit.clock import now_s
 from agentkit.transport.channel import Channel
-from startup.node.mesh_links import Links, is_far
-from startup.node.mesh_peer import Peer
+from startup.node.mesh.links import Links, is_far
+from startup.node.mesh.peer import Peer
 from startup.plan.membership import Member, Membership, PeerState
 
 #: The loop's timers have a resolution of 1 ms and may come early.

@@ -17,12 +17,12 @@ from typing import Any, Final
 
 from agentkit.names import AgentId, Incarnation
 from agentkit.observe.log import get_logger
-from startup.node import cgroups, rlimits
-from startup.node.cgroup1 import Cgroup1
-from startup.node.cgroup2 import Cgroup2
-from startup.node.cgroups import PREFIX, Cage, Cgroups, Unavailable
+from startup.node.limits import cgroups, rlimits
+from startup.node.limits.cgroup1 import Cgroup1
+from startup.node.limits.cgroup2 import Cgroup2
+from startup.node.limits.cgroups import PREFIX, Cage, Cgroups, Unavailable
 from startup.node.paths import Places, write_atomically
-from startup.node.zygote_link import Admission
+from startup.node.zygote.link import Admission
 from startup.plan.limits import Limits, Usage, limits_of, over, refused
 from startup.spec.fleet import AgentSpec
 

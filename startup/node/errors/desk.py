@@ -76,7 +76,7 @@ class ErrorDesk:
 
     def add(self, id: AgentId, incarnation: int, group: ErrorGroup) -> None:
         """The node's own word about one of its agents. When too many wait, the oldest of them goes."""
-        from startup.node.error_store import Offered
+        from startup.node.errors.store import Offered
 
         if self._own >= MAX_OWN:
             oldest = next(found for found in self._waiting if found.stored is None)
@@ -108,7 +108,7 @@ class ErrorDesk:
 
     async def _report(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Answered when it is on disk; Overloaded when that can't be done now."""
-        from startup.node.error_store import Offered
+        from startup.node.errors.store import Offered
 
         groups = list(arguments["groups"])
         number, source, id = int(arguments["number"]), str(arguments["source"]), AgentId.parse(str(arguments["id"]))
@@ -182,7 +182,7 @@ class ErrorDesk:
 
     def _work(self, method: str, *arguments: Any, **options: Any) -> Any:
         if self._store is None:  # only now: a machine without errors needs neither the file nor SQLite
-            from startup.node.error_store import ErrorStore
+            from startup.node.errors.store import ErrorStore
 
             self._store = ErrorStore(self._places.state / "errors.db")
         return getattr(self._store, method)(*arguments, **options)

@@ -7,8 +7,8 @@ from typing import Final
 from agentkit.clock import now_s
 from agentkit.errors import BadRequest
 from agentkit.names import is_name
-from startup.node.mesh_links import is_far
-from startup.node.mesh_peer import MeshTimes, Peer
+from startup.node.mesh.links import is_far
+from startup.node.mesh.peer import MeshTimes, Peer
 from startup.plan.membership import Membership, PeerState
 
 #: Machines that one node knows at most: where there are no keys, anybody who reaches it may name some.

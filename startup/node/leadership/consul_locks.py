@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from agentkit.clock import now_s
-from startup.node.registry import client_of
+from startup.node.registry.registry import client_of
 from startup.spec.fleet import ConsulAccess
 
 if TYPE_CHECKING:
-    from startup.node.lockkeeper import LockKeeper
+    from startup.node.leadership.lockkeeper import LockKeeper
 
 #: The end of the node waits so long for its locks to be let go, in seconds.
 CLOSE_S: Final = 3.0
@@ -36,7 +36,7 @@ class ConsulLocks:
         on_renewed: Callable[[], None],
         on_known: Callable[[], None],
     ) -> None:
-        from startup.node.lockkeeper import MARGIN_PART, LockKeeper
+        from startup.node.leadership.lockkeeper import MARGIN_PART, LockKeeper
 
         self._loop = asyncio.get_running_loop()
         self._held = dict(held)

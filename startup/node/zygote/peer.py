@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from startup.node import zygote_wire
+from startup.node.zygote import wire
 
 
 class Peer:
@@ -42,13 +42,13 @@ class Peer:
         while self._outgoing:
             message, fds = self._outgoing[0]
             try:
-                zygote_wire.send(self.sock, message, fds)
+                wire.send(self.sock, message, fds)
             except BlockingIOError:
                 self._poll.modify(self.sock.fileno(), select.POLLIN | select.POLLOUT)
                 return
             except OSError:
                 break  # it is gone; poll says so too, and who it was is decided there
-            zygote_wire.close_all(fds)
+            wire.close_all(fds)
             self._outgoing.popleft()
         self._poll.modify(self.sock.fileno(), select.POLLIN)
 
@@ -57,13 +57,13 @@ class Peer:
         self.sock.setblocking(True)
         while self._outgoing:
             message, fds = self._outgoing.popleft()
-            zygote_wire.send(self.sock, message, fds)
-            zygote_wire.close_all(fds)
+            wire.send(self.sock, message, fds)
+            wire.close_all(fds)
 
     def close(self) -> None:
         """What was not sent is lost."""
         self._poll.unregister(self.sock.fileno())
         for _, fds in self._outgoing:
-            zygote_wire.close_all(fds)
+            wire.close_all(fds)
         self._outgoing.clear()
         self.sock.close()

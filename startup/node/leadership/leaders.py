@@ -21,14 +21,14 @@ from agentkit.names import AgentId, Incarnation, is_name
 from agentkit.observe.log import get_logger
 from startup.errors import Refused
 from startup.node.control_server import Asker, Telling
-from startup.node.locks import RETRY_S, Fences, Locks, OwnLocks
+from startup.node.leadership.locks import RETRY_S, Fences, Locks, OwnLocks
 from startup.node.paths import Places, write_atomically
 from startup.node.store import Incarnations
 from startup.plan.elections import Candidate, Deed, Elected, Elections, Lost, Release, Unwant, Want
 from startup.spec.fleet import ConsulAccess, Fleet
 
 if TYPE_CHECKING:  # imported when a fleet with Consul has its first candidate
-    from startup.node.consul_locks import ConsulLocks
+    from startup.node.leadership.consul_locks import ConsulLocks
 
 log = get_logger("node.leaders")
 
@@ -114,7 +114,7 @@ class Leaders:
         return self._consul
 
     def _of_consul(self, cluster: str, access: ConsulAccess) -> ConsulLocks:
-        from startup.node.consul_locks import ConsulLocks
+        from startup.node.leadership.consul_locks import ConsulLocks
 
         session, self._session = self._session, ""
         held = {name: held.fence for name, held in self._elections.held.items() if not held.is_revoked}

@@ -16,7 +16,7 @@ from typing import Any
 
 from agentkit.names import AgentId
 from startup.errors import Refused
-from startup.node.zygote_link import Forked, ForkOrder
+from startup.node.zygote.link import Forked, ForkOrder
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,13 +13,13 @@ from agentkit.observe.log import get_logger
 from agentkit.transport.inbox import Inbox
 from agentkit.transport.peer import Identity, Inbound
 from agentkit.wire import values
-from startup.node import mesh_words
 from startup.node.keys import NodeKeys
-from startup.node.mesh_callbacks import MeshCallbacks
-from startup.node.mesh_circle import Circle
-from startup.node.mesh_faults import MeshFaults
-from startup.node.mesh_links import Links
-from startup.node.mesh_peer import Peer
+from startup.node.mesh import words
+from startup.node.mesh.callbacks import MeshCallbacks
+from startup.node.mesh.circle import Circle
+from startup.node.mesh.faults import MeshFaults
+from startup.node.mesh.links import Links
+from startup.node.mesh.peer import Peer
 from startup.node.remote_control import CONTROL, RemoteControl
 from startup.plan.row import AgentRow
 
@@ -171,11 +171,11 @@ class MeshReceiver:
         """Note what every word says of its sender; None when it is of a life that is over, or was its last."""
         machine, at, number, digest = (
             str(said["machine"]),
-            mesh_words.reading(said["at"]),
+            words.reading(said["at"]),
             int(said["number"]),
             str(said["digest"]),
         )
-        echo = None if said["heard"] is None else mesh_words.reading(said["heard"])
+        echo = None if said["heard"] is None else words.reading(said["heard"])
         if machine == self._machine:
             log.error("mesh.same_machine", machine=machine, endpoint=said.get("endpoint"))
             raise BadRequest(f"there are two nodes for machine {machine}: {self.endpoint}, and whoever asks")
@@ -199,24 +199,24 @@ class MeshReceiver:
         machine = peer.machine
         match method:
             case "mesh.hello":
-                peer.told = mesh_words.endpoint(said["endpoint"])
+                peer.told = words.endpoint(said["endpoint"])
                 if not self._circle.is_sound(peer):
                     peer.pause_s = 0.0
                     self._links.dial(peer)
-                self._on_events(machine, mesh_words.endpoint(said["events"]))
+                self._on_events(machine, words.endpoint(said["events"]))
                 self._look_soon()
                 number, digest = self._callbacks.own_revision()
                 return {"knows": self._copy(machine), "number": number, "digest": digest}
             case "mesh.beat":
                 pass
             case "mesh.events":
-                self._on_events(machine, mesh_words.endpoint(said["endpoint"]))
+                self._on_events(machine, words.endpoint(said["endpoint"]))
                 return None
             case "mesh.sync" | "mesh.rows":
                 self._take(machine, said, is_all=method == "mesh.sync")
             case "mesh.bye":
                 self._take(machine, said, is_all=False)
-                self._members.left(machine, mesh_words.reading(said["at"])[0], now_s())
+                self._members.left(machine, words.reading(said["at"])[0], now_s())
                 self._on_events(machine, None)
                 return None
             case _:

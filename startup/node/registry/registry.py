@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # imported when a fleet wants them: 60 ms and 6 MB with pytho
     from agentkit.directory.consul import ConsulClient
     from agentkit.directory.registering import Wanted
     from agentkit.directory.sightings import Sightings
-    from startup.node.lookout import Lookout, Seen
-    from startup.node.registrar import Registrar
+    from startup.node.registry.lookout import Lookout, Seen
+    from startup.node.registry.registrar import Registrar
 
 log = get_logger("node.registry")
 
@@ -121,8 +121,8 @@ class _Consul:
         on_rows: Callable[[Mapping[AgentId, AgentRow]], None],
     ) -> None:
         from agentkit.directory.sightings import Sightings
-        from startup.node.lookout import Lookout
-        from startup.node.registrar import Registrar
+        from startup.node.registry.lookout import Lookout
+        from startup.node.registry.registrar import Registrar
 
         self.settings = (cluster, access)
         self.specs: dict[AgentId, AgentSpec] = {}

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgpack
 
-from startup.node import zygote_wire
+from startup.node.zygote import wire
 
 #: Exits that a new node is told of, whether the one before had heard of them or not.
 EXITS_KEPT: Final = 500
@@ -63,7 +63,7 @@ class State:
         for key, incarnation, pid in wanted:
             newest = not pid or living[key] == (pid, incarnation)  # two of one key while one follows the other
             sockets = self.kept.get(key, {}) if newest else {}
-            if len(fds) + len(sockets) + 1 > zygote_wire.MAX_FDS or len(entries) >= _ENTRIES_PER_MESSAGE:
+            if len(fds) + len(sockets) + 1 > wire.MAX_FDS or len(entries) >= _ENTRIES_PER_MESSAGE:
                 yield entries, fds, True
                 entries, fds = [], []
             if pid:

@@ -1,0 +1,1 @@
+"""What agents report: stored, counted, and acted upon."""

@@ -1,0 +1,1 @@
+"""Who leads: locks between agents of one machine, and between machines by Consul."""

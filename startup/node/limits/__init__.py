@@ -1,0 +1,1 @@
+"""What holds processes to their limits: cgroups, of either version, or rlimits."""

@@ -1,0 +1,1 @@
+"""Consul: what is registered there, and what is seen there."""
