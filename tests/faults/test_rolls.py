@@ -198,6 +198,7 @@ def test_ready_stays_200_on_the_health_port_through_an_overlap(fleet: Scratch) -
     before = up(fleet, "Rolling")
     url = (before.health_url or "").replace("/health", "/ready")
     codes: list[int] = []
+    refusals: list[str] = []
     over = threading.Event()
 
     def probe() -> None:
@@ -207,6 +208,7 @@ def test_ready_stays_200_on_the_health_port_through_an_overlap(fleet: Scratch) -
                     codes.append(answer.status)
             except HTTPError as error:
                 codes.append(error.code)
+                refusals.append(error.read().decode())
 
     threads = [threading.Thread(target=probe) for _ in range(2)]
     for thread in threads:
@@ -227,7 +229,7 @@ def test_ready_stays_200_on_the_health_port_through_an_overlap(fleet: Scratch) -
         over.set()
         for thread in threads:
             thread.join(PATIENCE_S)
-    assert set(codes) == {200}
+    assert set(codes) == {200}, refusals
 
 
 def test_a_call_that_runs_is_finished_by_the_old_one_while_the_new_one_serves(fleet: Scratch) -> None:
