@@ -99,14 +99,15 @@ class AgentRow:
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> AgentRow:
+        """A newer node's row may have more in it: while machines are upgraded one after another, both kinds meet."""
         return cls(
             **{
-                **data,
+                **{name: data[name] for name in _FIELDS if name in data},
                 "id": AgentId.parse(data["id"]),
                 "phase": Phase(data["phase"]),
                 "health": Health(data["health"]),
                 "waiting_for": tuple(data["waiting_for"]),
-                "stamps": Stamps(**data["stamps"]),
+                "stamps": Stamps(**{name: at_s for name, at_s in data["stamps"].items() if name in _STAMPS}),
             }
         )
 
