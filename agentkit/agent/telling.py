@@ -1,7 +1,7 @@
 """What an agent tells whoever started it: ready, healthy, busy, stopping, failed. sd_notify with our own X_AGENTKIT_* fields beside.
 
 Nothing here blocks the loop: when the other side's queue is full (it holds ten datagrams by default), what must arrive is sent
-again a little later until it does, the watchdog's food a few times; counters come again by themselves."""
+again a little later until it does, the watchdog's food too (tick.py); counters come again by themselves."""
 
 from __future__ import annotations
 
@@ -20,9 +20,6 @@ from agentkit.transport.notify import Notifier, Outcome
 
 #: Pause before a full queue is tried again, in seconds.
 RETRY_S: Final = 0.02
-#: How often WATCHDOG is tried again: the whole fleet says it at once. A node that takes nothing for so long hangs, and the next is due
-#: in a few seconds anyway.
-ALIVE_RETRIES: Final = 3
 
 
 class Teller:
@@ -33,7 +30,6 @@ class Teller:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._refused = 0  #: so often in a row was there no room for WATCHDOG
         self._state: dict[str, object] = {}
         self.takes_config = False  #: its class has `on_config`
         self._unsent: deque[tuple[Mapping[str, object], tuple[int, ...]]] = deque()
@@ -66,10 +62,8 @@ class Teller:
         self._tell(_health(verdict))
 
     def alive(self) -> bool:
-        """The loop still turns. False: there was no room for that, and RETRY_S later there may be."""
-        is_full = self._notifier.send_now({"WATCHDOG": 1}) is Outcome.FULL
-        self._refused = self._refused + 1 if is_full and self._refused < ALIVE_RETRIES else 0
-        return not self._refused
+        """The loop still turns. False: there was no room for that, and a little later there may be."""
+        return self._notifier.send_now({"WATCHDOG": 1}) is not Outcome.FULL
 
     def stopping(self) -> None:
         """It takes no new calls."""

@@ -313,6 +313,11 @@ class Link:
     def heal(self) -> None:
         """The plain cable again."""
         self._use(DEVICE)
+        for machine in (
+            self.a,
+            self.b,
+        ):  # else who dials now may be told of the search for the other that is about to fail
+            self._ip(machine, "neigh", "flush", "dev", DEVICE)
 
     def close(self) -> None:
         if self._shaper is not None:

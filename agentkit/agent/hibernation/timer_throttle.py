@@ -41,7 +41,7 @@ class TimerThrottle:
         return slowed_s(interval_s) if self.is_slow else interval_s
 
     def step_aside(self, by_s: float) -> None:
-        """The moment that is due is too crowded: what is aligned comes `by_s` later, this time and from now on."""
+        """The moment that was due is too crowded: from the next one on, what is aligned comes `by_s` later."""
         self.late_s = (self.late_s + by_s) % LATEST_S
 
     async def until(self, began_s: float, interval_s: float) -> None:

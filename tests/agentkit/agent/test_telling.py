@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentkit.agent.base import BaseAgent
-from agentkit.agent.telling import ALIVE_RETRIES, RETRY_S, Teller
+from agentkit.agent.telling import RETRY_S, Teller
 from agentkit.runtime import AgentRuntime
 from agentkit.settings import AgentSettings
 from agentkit.transport.notify import Notifier, Outcome
@@ -45,23 +45,12 @@ async def test_who_finds_no_room_for_its_watchdog_message_knows_it(tmp_path: Pat
         notifier.close()
 
 
-async def test_a_node_that_takes_nothing_is_not_asked_for_ever() -> None:
-    class Stuck(Notifier):
-        def send_now(self, fields: object, *, fds: tuple[int, ...] = ()) -> Outcome:  # type: ignore[override]
-            return Outcome.FULL
-
-    teller = Teller(Stuck(None), settings())
-    for _ in range(2):  # a few times at each beat, then not before the next
-        assert [teller.alive() for _ in range(ALIVE_RETRIES + 1)] == [False] * ALIVE_RETRIES + [True]
-    teller.close()
-
-
 class Crowded(Notifier):
-    """Has no room for the first WATCHDOG."""
+    """Has no room for the first so many WATCHDOG."""
 
-    def __init__(self) -> None:
+    def __init__(self, refused: int) -> None:
         super().__init__(None)
-        self.outcomes = iter((Outcome.FULL, Outcome.SENT, Outcome.SENT))
+        self.outcomes = iter((*[Outcome.FULL] * refused, Outcome.SENT, Outcome.SENT))
         self.enough = asyncio.Event()
 
     def send_now(self, fields: Mapping[str, object], *, fds: tuple[int, ...] = ()) -> Outcome:
@@ -71,9 +60,12 @@ class Crowded(Notifier):
         return outcome or Outcome.SENT
 
 
-async def test_an_agent_that_found_no_room_steps_aside_once() -> None:
+@pytest.mark.parametrize(("refused", "late_s"), [(1, RETRY_S), (5, 31 * RETRY_S)])
+async def test_an_agent_that_found_no_room_tries_until_there_is_and_keeps_to_that_moment(
+    refused: int, late_s: float
+) -> None:
     told = AgentSettings.from_environment({"AGENT_NAME": "Told", "WATCHDOG_USEC": "150000"}, default_name="Told")
-    notifier = Crowded()
+    notifier = Crowded(refused)
     runtime = AgentRuntime(BaseAgent._from_settings(told, {}), told, notifier=notifier)
     await runtime.start()
     try:
@@ -81,4 +73,4 @@ async def test_an_agent_that_found_no_room_steps_aside_once() -> None:
             await notifier.enough.wait()
     finally:
         await runtime.stop()
-    assert runtime._timers.late_s == pytest.approx(RETRY_S)
+    assert runtime._timers.late_s == pytest.approx(late_s)
