@@ -211,7 +211,7 @@ class Processes:
     """Starts processes and ends them with all their descendants when the block is left, however it is left.
 
     Meanwhile this process is a child subreaper, so that what a daemon leaves behind becomes its child and is ended too. Nothing
-    else is touched: what ran before the block began is remembered and spared."""
+    else is touched: what ran before the block began is remembered and spared, with whatever it starts."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -257,9 +257,12 @@ class Processes:
     def _running(self) -> list[psutil.Process]:
         self._reap()
         running = []
-        for process in set(psutil.Process().children(recursive=True)) - self._spared:
+        spared = {process.pid for process in self._spared}
+        for process in psutil.Process().children(recursive=True):  # parents before their children
             with contextlib.suppress(psutil.NoSuchProcess):  # it ended between being listed and being asked
-                if process.status() != psutil.STATUS_ZOMBIE:
+                if process in self._spared or process.ppid() in spared:
+                    spared.add(process.pid)  # what a fleet beside this one has started meanwhile
+                elif process.status() != psutil.STATUS_ZOMBIE:
                     running.append(process)
         return running
 

@@ -19,6 +19,17 @@ print(os.getpid(), flush=True)
 time.sleep(60)
 """
 
+#: Starts a child when it is told to, and says whether that ran until it was told again.
+BYSTANDER = """
+import subprocess, sys
+input()
+child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+print(child.pid, flush=True)
+input()
+print("it ran on" if child.poll() is None else "it was ended")
+child.communicate(b"\\n")
+"""
+
 
 def test_percentiles_are_values_that_were_measured(common: ModuleType) -> None:
     values = [float(n) for n in range(1, 101)]
@@ -64,6 +75,20 @@ def test_what_a_benchmark_started_is_ended_with_its_daemons_and_nothing_else_is(
             started.stdout.close()
         assert bystander.poll() is None
         bystander.communicate(b"\n")
+
+
+@pytest.mark.process
+def test_what_a_bystander_starts_meanwhile_is_spared_too(common: ModuleType) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", BYSTANDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as bystander:
+        assert bystander.stdin is not None
+        assert bystander.stdout is not None
+        with common.Processes():
+            print(file=bystander.stdin, flush=True)
+            child = int(bystander.stdout.readline())
+        assert psutil.pid_exists(child)
+        assert bystander.communicate("\n")[0] == "it ran on\n"
 
 
 @pytest.mark.process
