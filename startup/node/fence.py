@@ -23,8 +23,10 @@ from startup.plan.revision import Revision
 
 log = get_logger("node.fence")
 
-#: How long a peer may take to say what its revision leaves to us, in seconds; its next connection is asked again.
+#: How long a peer may take to say what its revision leaves to us, in seconds; then it is asked again...
 ANSWERS_WITHIN_S: Final = 5.0
+#: ...so many seconds later: as often as a lost machine is dialled anyway.
+ASK_AGAIN_S: Final = 1.0
 #: What starts wait for while peers are asked.
 _PEERS: Final = "the other machines' revisions"
 
@@ -114,9 +116,12 @@ class Fence:
             self._look_again()
 
     async def _ask(self, machine: str) -> None:
-        answer = await self._mesh.ask(machine, "mesh.claims", {}, ANSWERS_WITHIN_S)
-        if answer is None:
-            return  # heard of again with its next connection
+        # The first word of a machine that comes back may arrive before it counts as alive, over a connection that lived through the cut:
+        # then it says which revision it has once, and nothing tells us again
+        while (answer := await self._mesh.ask(machine, "mesh.claims", {}, ANSWERS_WITHIN_S)) is None:
+            await asyncio.sleep(ASK_AGAIN_S)
+            if machine not in self._mesh.others():
+                return
         try:
             limit = limit_from_wire(answer)
         except (KeyError, TypeError, ValueError) as exc:
