@@ -41,7 +41,7 @@ class Tick:
         while True:
             await self._timers.until_aligned(period_s, asleep_s=asleep_s, due=self.lag.due)
             self.lag.ran(now_s())
-            self.safety_hits += self._safety_check()
+            self._look()
             if self._watchdog_s:
                 await self._feed()
 
@@ -53,3 +53,7 @@ class Tick:
             await asyncio.sleep(pause_s)
             self._timers.step_aside(pause_s)  # not only this time: else a fifth of a fleet woke twice for each beat
             pause_s = min(2 * pause_s, LONGEST_RETRY_S)
+            self._look()  # a node that hangs may do so for long
+
+    def _look(self) -> None:
+        self.safety_hits += self._safety_check()
