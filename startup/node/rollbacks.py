@@ -49,8 +49,9 @@ class Rollbacks:
     ) -> None:
         self._revisions = revisions
         self._others = others
-        self._asking: asyncio.Task[None] | None = None
-        self._waiting: list[Callable[[Revision], None]] = []  #: for what is being asked for
+        #: By the number of the revision that is to be given up: who asks for the one before, and what waits for it
+        self._asking: dict[int, asyncio.Task[None]] = {}
+        self._waiting: dict[int, list[Callable[[Revision], None]]] = {}
         self._keys = keys
         self._accept = accept
         self._is_ending = is_ending
@@ -84,8 +85,8 @@ class Rollbacks:
             return {"revision": None}
 
     def close(self) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
+        for task in tuple(self._asking.values()):
+            task.cancel()
 
     def _undo(self, current: Revision, take: Callable[[Revision], None]) -> None:
         """Give `take` what follows when `current` is given up, now or when another machine has sent the one before; never, if it is not
@@ -101,15 +102,18 @@ class Rollbacks:
         if base is not None and is_base(base, rollout):
             take(rolled_back(current, base, SYSTEM_CLOCK.wall_s()))
             return
-        self._waiting.append(take)
-        if self._asking is None:
-            self._asking = asyncio.get_running_loop().create_task(self._ask(current, rollout), name="rollback:ask")
+        number = current.number
+        self._waiting.setdefault(number, []).append(take)
+        if number not in self._asking:
+            asking = self._ask(current, rollout)
+            self._asking[number] = asyncio.get_running_loop().create_task(asking, name=f"rollback:ask {number}")
 
     async def _ask(self, current: Revision, rollout: Rollout) -> None:
         try:
             base = await self._sent(rollout)
         finally:
-            waiting, self._waiting, self._asking = self._waiting, [], None
+            waiting = self._waiting.pop(current.number)
+            del self._asking[current.number]
         if base is None:
             why = "neither this machine nor one that answers has it: `agentkit apply` or `agentkit rollback` brings machines together"
             log.error("rollout.no_base", revision=rollout.base, error=why)
