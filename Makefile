@@ -48,7 +48,7 @@ lint: $(VENV)/.test  ## Style, types, layer contracts
 	$(BIN)/lint-imports --config setup.cfg
 
 quick: $(VENV)/.test  ## The pure part, in seconds
-	$(BIN)/python -m pytest -q -m "not process and not slow" tests
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not process and not slow" tests
 
 # two machines of namespaces, an sshd in each, and a wrong clock: tests/hosts
 test cover soak: DEBIAN += iproute2 openssh-server faketime
